@@ -1,0 +1,28 @@
+# make demo | make test | make lab | make study PROFILE=rafdb
+# Needs Python >= 3.10 and nothing else; the first call builds .venv, later calls install nothing.
+PYTHON ?= python3
+PROFILE ?= demo
+BIN := .venv/bin
+
+.PHONY: demo test lab study lock clean
+.DELETE_ON_ERROR:
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python >= 3.10 is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m fercore reproduce params/demo.yaml
+
+study: .venv/installed
+	$(BIN)/python -m fercore reproduce params/$(PROFILE).yaml
+
+test: .venv/installed
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval notebooks
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=notebooks

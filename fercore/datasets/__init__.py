@@ -1,0 +1,36 @@
+"""The data sets: one file each. `load(name, root)` gives their faces, decoded once and cached."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+from fercore.datasets import faces
+from fercore.datasets.faces import SPLITS, TEST, TRAIN, VALIDATION, Faces, Source, duplicates_across
+from fercore.errors import UserError
+
+__all__ = ["NAMES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Faces", "duplicates_across", "load", "source"]
+
+NAMES = ("facs", "fer2013", "rafdb", "sfew", "affectnet", "ckplus", "expw", "own")
+
+
+def load(name: str, root: str | Path | None = None, *, size: int | None = None, **options) -> Faces:
+    """The faces of data set `name` at `root`, as uint8 [n, c, h, w] at their native size.
+
+    Photographs that differ in size are resized to size x size (default 224); elsewhere `size` is without
+    effect. `options` are the loader's own (see its `source`, or `faces` for the rendered "facs", which
+    needs no root). Raises UserError for an unknown name or option, a root that is missing or laid out
+    otherwise, and an unreadable image.
+    """
+    return faces.cached(name, source(name, root, **options), options, size)
+
+
+def source(name: str, root: str | Path | None = None, **options) -> Source:
+    """What `load` reads, before anything is decoded."""
+    if name not in NAMES:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
+    module = importlib.import_module(f"fercore.datasets.{name}")
+    loader = module.faces if name == "facs" else module.source
+    known = [option for option in inspect.signature(loader).parameters if option != "root"]
+    if unknown := [option for option in options if option not in known]:
+        raise UserError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    return faces.of_faces(lambda: loader(**options)) if name == "facs" else loader(root, **options)

@@ -1,0 +1,140 @@
+"""The image encoder: face -> logits, feature, embedding.
+
+ResNet-18 (SIT-FER IV-B: stated), ResNet-50, and WRN-28-2 for 48-pixel faces. The feature is the
+pooled output of the backbone; the classifier is one linear layer on it. The embedding that the
+instance memory stores is the unit feature; the paper's non-linear projection head is an option
+and not the default, because none of its losses (1)-(11) trains it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fercore.convolution import by_columns
+from fercore.errors import UserError
+
+
+class Output(NamedTuple):
+    """What the encoder says of a batch: logits [b, k], feature [b, d], embedding [b, e] (unit rows)."""
+
+    logits: Float[Tensor, "b k"]
+    feature: Float[Tensor, "b d"]
+    embedding: Float[Tensor, "b e"]
+
+
+class WideBlock(nn.Module):
+    """Pre-activation residual block of a wide ResNet (Zagoruyko and Komodakis 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o p q"]:
+        h = F.leaky_relu(self.bn1(x), 0.1)
+        identity = x if self.shortcut is None else self.shortcut(h)
+        return identity + self.conv2(F.leaky_relu(self.bn2(self.conv1(h)), 0.1))
+
+
+def wide_resnet_28_2() -> nn.Module:
+    """WRN-28-2: three groups of four blocks, 32, 64 and 128 channels wide."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
+    inputs = 16
+    for outputs, stride in ((32, 1), (64, 2), (128, 2)):
+        for block in range(4):
+            layers.append(WideBlock(inputs, outputs, stride if block == 0 else 1))
+            inputs = outputs
+    layers += [nn.BatchNorm2d(inputs), nn.LeakyReLU(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers)
+
+
+def resnet(name: str) -> Callable[[], nn.Module]:
+    """A torchvision ResNet without its classifier."""
+
+    def build() -> nn.Module:
+        network = getattr(torchvision.models, name)(weights=None)
+        network.fc = nn.Identity()
+        return network
+
+    return build
+
+
+BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "resnet18": (resnet("resnet18"), 512),
+    "resnet50": (resnet("resnet50"), 2048),
+    "wrn28_2": (wide_resnet_28_2, 128),
+}
+
+
+def backbone(name: str) -> tuple[nn.Module, int]:
+    """The network without a classifier, and its feature width. Raises UserError for an unknown name."""
+    if name not in BACKBONES:
+        raise UserError(f"encoder: {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
+    build, width = BACKBONES[name]
+    return by_columns(build()), width
+
+
+class ImageEncoder(nn.Module):
+    """Backbone, classifier, embedding; and, for methods that use text, a map to the text width.
+
+    `text_width` equal to the feature width needs no map (the paper's case: 512 and 512); otherwise
+    the map is linear and trained by L_t alone. `bf16` runs the backbone under autocast; classifier,
+    similarities and losses stay in fp32.
+    """
+
+    def __init__(
+        self,
+        encoder: str,
+        classes: int,
+        *,
+        text_width: int | None = None,
+        projection: int | None = None,
+        bf16: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        # Each part draws from its own seed, so that an added part leaves the others' start as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.backbone, self.width = backbone(encoder)
+            torch.manual_seed(seed + 1)
+            self.classifier = nn.Linear(self.width, classes)
+            torch.manual_seed(seed + 2)
+            self.to_text: nn.Module = nn.Identity()
+            if text_width not in (None, self.width):
+                self.to_text = nn.Linear(self.width, text_width, bias=False)
+            torch.manual_seed(seed + 3)
+            self.project: nn.Module = nn.Identity()
+            if projection:
+                self.project = nn.Sequential(
+                    nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, projection)
+                )
+        self.bf16 = bf16
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width e of the embedding."""
+        return self.project[-1].out_features if isinstance(self.project, nn.Sequential) else self.width
+
+    def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """The pooled output of the backbone, in fp32."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.backbone(images).float()
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Output:
+        feature = self.feature(images)
+        return Output(self.classifier(feature), feature, F.normalize(self.project(feature), dim=1))
+
+    def together(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
+        """One joint forward of several batches: one normalisation statistic, one pass over the weights."""
+        sizes = [len(batch) for batch in batches]
+        joint = self(torch.cat(batches).contiguous(memory_format=torch.channels_last))
+        return [Output(*parts) for parts in zip(*(field.split(sizes) for field in joint))]

@@ -1,0 +1,48 @@
+"""Probabilities of the levels, their fusion, and distribution alignment (SIT-FER III-B and III-C)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def similarity(feature: Float[Tensor, "b d"], anchors: Float[Tensor, "k d"]) -> Float[Tensor, "b k"]:
+    """s_bk = cos(f_b, t_k) (2)."""
+    return F.normalize(feature, dim=1) @ F.normalize(anchors, dim=1).T
+
+
+def similarity_softmax(
+    feature: Float[Tensor, "b d"], anchors: Float[Tensor, "k d"], temperature: float
+) -> Float[Tensor, "b k"]:
+    """softmax over the classes of cos(f_b, t_k) / T (3, 5)."""
+    return (similarity(feature, anchors) / temperature).softmax(1)
+
+
+def fuse(levels: dict[str, Tensor], weights: dict[str, float] | None = None) -> Float[Tensor, "m k"]:
+    """p_hat = (p_sem + p_text + p_ins) / 3 (8): the mean of the levels that are there.
+
+    With `weights`, their weighted mean. The weight of an absent level is shared out in proportion,
+    so an ablation without a level needs no case of its own.
+    """
+    share = {name: 1.0 if weights is None else weights[name] for name in levels}
+    return sum(share[name] * p for name, p in levels.items()) / sum(share.values())
+
+
+class DistributionAlignment(nn.Module):
+    """DA(p) = normalise(p / p_bar), p_bar the mean of the last `window` batch means (CoMatch's form, after (9)).
+
+    The current batch is included. The buffer starts at zero: the common factor of a part-filled
+    buffer cancels in the normalisation.
+    """
+
+    def __init__(self, classes: int, window: int):
+        super().__init__()
+        self.register_buffer("means", torch.zeros(window, classes))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, p: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
+        row = torch.arange(len(self.means), device=p.device) == self.count % len(self.means)
+        self.means.copy_(torch.where(row[:, None], p.mean(0), self.means))
+        self.count += 1
+        aligned = p / self.means.sum(0).clamp_min(1e-12)
+        return aligned / aligned.sum(1, keepdim=True)

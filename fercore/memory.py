@@ -1,0 +1,68 @@
+"""The instance memory buffer (SIT-FER III-D): embeddings and labels, one slot per training face."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+
+class InstanceMemory(nn.Module):
+    """Preallocated [n, e] matrix of unit rows with one-hot labels [n, k] and a `valid` mask [n].
+
+    The paper concatenates confident unlabelled faces to the buffer and says nothing of caps or
+    repeats. Here every training face has its own slot, so that a face seen again updates its
+    entry by (10) and growth is a masked write of static shape.
+    """
+
+    def __init__(self, slots: int, width: int, classes: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("embedding", torch.zeros(slots, width))
+        self.register_buffer("label", torch.zeros(slots, classes))
+        self.register_buffer("valid", torch.zeros(slots, dtype=torch.bool))
+        self.register_buffer("known", torch.zeros(slots, dtype=torch.bool))  # label given, not guessed
+
+    def vote(self, embedding: Float[Tensor, "m e"], temperature: float) -> Float[Tensor, "m k"]:
+        """p_ins: softmax of the cosine to every valid slot (6), summed per class (7). Rows sum to 1.
+
+        With no valid slot there is nothing to vote: every row is uniform.
+        """
+        similarity = embedding @ self.embedding.T / temperature
+        # The most negative finite number: like -inf where any slot is valid, and no NaN where none is.
+        lowest = torch.finfo(similarity.dtype).min
+        q = similarity.masked_fill(~self.valid, lowest).softmax(1)  # (6)
+        return torch.where(self.valid.any(), q @ self.label, 1 / self.label.shape[1])  # (7)
+
+    def write(
+        self, slots: Int64[Tensor, " b"], embedding: Float[Tensor, "b e"], labels: Int64[Tensor, " b"]
+    ) -> None:
+        """Labelled faces: m_i <- alpha m_i + (1 - alpha) z_i, renormalised (10); a new slot takes z_i."""
+        self._store(slots, embedding.detach(), labels)
+        self.valid[slots] = True
+        self.known[slots] = True
+
+    def admit(
+        self,
+        slots: Int64[Tensor, " m"],
+        embedding: Float[Tensor, "m e"],
+        labels: Int64[Tensor, " m"],
+        keep: Bool[Tensor, " m"],
+    ) -> None:
+        """Unlabelled faces: those in `keep` (confidence > delta) are stored, the others leave the buffer.
+
+        A slot whose label was given is not touched.
+        """
+        known = self.known[slots]
+        embedding = torch.where(known[:, None], self.embedding[slots], embedding.detach())
+        labels = torch.where(known, self.label[slots].argmax(1), labels)
+        self._store(slots, embedding, labels)
+        self.valid[slots] = keep | known
+
+    def _store(self, slots: Tensor, embedding: Tensor, labels: Tensor) -> None:
+        # A slot that occurs twice in a batch takes its last row, on every device.
+        order = torch.arange(1, len(slots) + 1, device=slots.device)
+        last = ((slots[:, None] == slots) * order).argmax(1)
+        embedding, labels = embedding[last], labels[last]
+        mixed = F.normalize(self.momentum * self.embedding[slots] + (1 - self.momentum) * embedding, dim=1)
+        self.embedding[slots] = torch.where(self.valid[slots][:, None], mixed, embedding)
+        self.label[slots] = F.one_hot(labels, self.label.shape[1]).to(self.label.dtype)

@@ -1,0 +1,78 @@
+"""The methods of the comparison, one file each.
+
+A method is a module with
+
+* `Config`: a frozen dataclass of its constants;
+* `VIEWS`: how many weak and strong views of the unlabelled batch it asks for;
+* `step(model, batch, state, config) -> Step`: its losses on one batch;
+
+and, where it needs them,
+
+* `state(context, config) -> nn.Module`: what it remembers, in buffers;
+* `prepare(encode, batch, state)`: called once with the labelled faces before the first step;
+* `levels(model, output, state, config)`: named probabilities that are fused for a second prediction;
+* `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code.
+
+A new method is one file and one line here; the contract test covers it at once.
+"""
+
+from dataclasses import fields
+from types import ModuleType
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from fercore.errors import UserError
+
+
+class Batch(NamedTuple):
+    """One step's input. Slots are positions in the training pool. Hidden labels are not in it."""
+
+    labelled: Float[Tensor, "b 3 h w"]  # weak view
+    labels: Int64[Tensor, " b"]
+    labelled_slots: Int64[Tensor, " b"]
+    weak: tuple[Float[Tensor, "m 3 h w"], ...]
+    strong: tuple[Float[Tensor, "m 3 h w"], ...]
+    unlabelled_slots: Int64[Tensor, " m"]
+
+
+class Step(NamedTuple):
+    """What a step returns: the loss to minimise, its terms, and what the diagnostics look at."""
+
+    total: Float[Tensor, ""]
+    losses: dict[str, Tensor]
+    target: Float[Tensor, "m k"] | None = None  # pseudo-label
+    keep: Bool[Tensor, " m"] | None = None  # enters the loss
+    levels: dict[str, Tensor] = {}
+
+
+class Context(NamedTuple):
+    """What a method may know when it makes its state."""
+
+    classes: int
+    slots: int  # size of the training pool
+    width: int  # of the embedding
+    text: Float[Tensor, "k t"] | None  # prompt table
+    steps: int
+
+
+from fercore.methods import fixmatch, sitfer, supervised  # noqa: E402  (they need the types above)
+
+METHODS: dict[str, ModuleType] = {"supervised": supervised, "fixmatch": fixmatch, "sitfer": sitfer}
+
+
+def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]:
+    """Module and configuration of "method" or "method/variant", with `options` on top. Raises UserError."""
+    method, _, variant = name.partition("/")
+    if method not in METHODS:
+        raise UserError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    module = METHODS[method]
+    variants = getattr(module, "VARIANTS", {})
+    if variant and variant not in variants:
+        raise UserError(f"method: {method} has no variant {variant!r}; it has {', '.join(variants) or 'none'}")
+    values = {**variants.get(variant, {}), **(options or {})}
+    known = {f.name for f in fields(module.Config)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"options of {method}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return module, module.Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,111 @@
+"""Where the encoder starts from: nothing, ImageNet, a file, or our own self-supervised weights.
+
+The paper starts from MS-Celeb-1M weights. That set was withdrawn and its weights carry its terms,
+so a start is always named, its share of matched tensors is recorded, and so is its hash.
+"""
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fercore.errors import UserError
+
+# Prefixes under which published face networks keep their backbone, removed in this order.
+WRAPPERS = ("module.", "encoder_q.", "online_encoder.", "encoder.", "backbone.", "model.", "features.", "resnet.")
+LEAST_MATCH = 0.9  # of the backbone's tensors; below that a "start" is mostly a random one
+
+
+@dataclass(frozen=True)
+class Start:
+    """kind: none, imagenet, file or pretrain; sha256 of the weights; matched: share of the backbone's tensors."""
+
+    kind: str
+    sha256: str | None
+    matched: float
+    key: str | None = None
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a torch file (no pickled code). Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file; expected .safetensors, or a state dict saved by torch")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not readable as weights ({reason}); convert it to safetensors") from None
+    for name in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: holds no state dict of tensors")
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def rename(state: dict[str, Tensor], known: set[str], keys: dict[str, str]) -> dict[str, Tensor]:
+    """Names as the backbone has them: the caller's prefix map first, then the usual wrappers."""
+    out = {}
+    for name, tensor in state.items():
+        for old, new in keys.items():
+            if name.startswith(old):
+                name = new + name[len(old) :]
+                break
+        while name not in known:
+            wrapper = next((w for w in WRAPPERS if name.startswith(w)), None)
+            if wrapper is None:
+                break
+            name = name[len(wrapper) :]
+        out[name] = tensor
+    return out
+
+
+def load(backbone: nn.Module, state: dict[str, Tensor], keys: dict[str, str], source: str) -> float:
+    """Copy what fits into the backbone and return the matched share of its tensors, 0 to 1.
+
+    Raises UserError when less than 90 % of the backbone is found under any known name.
+    """
+    own = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    renamed = rename(state, set(own), keys)
+    fitting = {k: renamed[k] for k, v in own.items() if k in renamed and renamed[k].shape == v.shape}
+    matched = len(fitting) / len(own)
+    if matched < LEAST_MATCH:
+        missing = next(k for k in own if k not in fitting)
+        raise UserError(
+            f"{source}: only {matched:.0%} of the encoder's {len(own)} tensors found (first one missing: {missing}; "
+            f"the file has {next(iter(state))}); give a key map, e.g. start: {{file: PATH, keys: {{'old.': 'new.'}}}}"
+        )
+    backbone.load_state_dict(fitting, strict=False)
+    return matched
+
+
+def imagenet(encoder: str) -> dict[str, Tensor]:
+    """torchvision's ImageNet weights. Raises UserError where they are neither cached nor reachable."""
+    names = {"resnet18": "ResNet18_Weights", "resnet50": "ResNet50_Weights"}
+    if encoder not in names:
+        raise UserError(f"start: imagenet: no ImageNet weights for {encoder}; there are some for {', '.join(names)}")
+    weights = getattr(torchvision.models, names[encoder]).IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"start: imagenet: {file} is absent and could not be fetched ({reason}); "
+            "place torchvision's file there, or choose another start"
+        ) from None
