@@ -49,13 +49,13 @@ def _affine(x: Tensor, angle: float = 0.0, translate: tuple = (0, 0), shear: tup
     return T.affine(x, angle=angle, translate=list(translate), scale=1.0, shear=list(shear))
 
 
-def _send(values: Tensor, device: torch.device) -> Tensor:
+def send(values: Tensor, device: torch.device) -> Tensor:
     """Host to device without waiting: pinned memory, asynchronous copy."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
 def _rand(n: int, columns: int, generator: Generator, device: torch.device) -> Float[Tensor, "n columns"]:
-    return _send(torch.rand(n, columns, generator=generator), device)
+    return send(torch.rand(n, columns, generator=generator), device)
 
 
 def normalise(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -63,7 +63,7 @@ def normalise(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
     scale = torch.tensor([1 / (255 * s) for s in STD])
     shift = torch.tensor([-m / s for m, s in zip(MEAN, STD)])
     pixels = images.permute(0, 2, 3, 1).float()
-    out = pixels * _send(scale, images.device) + _send(shift, images.device)
+    out = pixels * send(scale, images.device) + send(shift, images.device)
     return out.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
@@ -106,7 +106,7 @@ def cutout(
     inside_x = (torch.arange(w, device=images.device) + 0.5 - u[:, 2:3] * w).abs() < half
     inside = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
     fill = torch.tensor(FILL if c == 3 else FILL[1:2], dtype=torch.uint8).view(1, c, 1, 1)
-    return torch.where(inside, _send(fill, images.device), images)
+    return torch.where(inside, send(fill, images.device), images)
 
 
 def rand_augment(images: UInt8[Tensor, "b c h w"], generator: Generator) -> UInt8[Tensor, "b c h w"]:
@@ -122,7 +122,7 @@ def rand_augment(images: UInt8[Tensor, "b c h w"], generator: Generator) -> UInt
         for number, (name, (operation, low, high)) in enumerate(OPERATIONS.items()):
             which = (drawn == number).nonzero()[:, 0]
             if len(which) and name != "Identity":
-                which = _send(which, images.device)
+                which = send(which, images.device)
                 images[which] = operation(images[which], low + (high - low) * magnitude[number])
     return images
 

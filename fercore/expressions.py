@@ -12,28 +12,33 @@ from fercore.errors import UserError
 EXPRESSIONS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 
 # Names in the order of the data set's own index, which starts at 0 unless FIRST says otherwise.
+# fmt: off
 ORDERS = {
     "rafdb": EXPRESSIONS,
     "adacm": EXPRESSIONS,  # the label files of Ada-CM and SIT-FER: RAF-DB's, minus 1
-    "affectnet": ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
-    + ("contempt", "none", "uncertain", "no face"),
+    "affectnet": ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt",
+                  "none", "uncertain", "no face"),
     "fer2013": ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"),
     "expw": ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"),
-    "ferplus": ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
-    + ("contempt", "unknown", "no face"),
+    "ferplus": ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
+                "unknown", "no face"),
     "ckplus": ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"),
     "sfew": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),  # alphabetical folders
     "affwild2": ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other"),
     "emotiefflib": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
     "emotiefflib8": ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
 }
+# fmt: on
 FIRST = {"rafdb": 1}
 
 # How folders and headers spell them.
-SPELLINGS = {
-    **{name: name for name in EXPRESSIONS},
-    **{"surprised": "surprise", "fearful": "fear", "afraid": "fear", "disgusted": "disgust", "happy": "happiness"},
-    **{"sad": "sadness", "angry": "anger", "neutrality": "neutral"},
+SPELLINGS = {name: name for name in EXPRESSIONS} | {
+    "surprised": "surprise",
+    "fearful": "fear",
+    "disgusted": "disgust",
+    "happy": "happiness",
+    "sad": "sadness",
+    "angry": "anger",
 }
 
 

@@ -39,17 +39,23 @@ def draw(
     """Split a training pool with these labels [n] into labelled, validation and unlabelled faces.
 
     `budget` is a total over all classes; "all", 0 or n keep every label. Each class is drawn by a generator
-    of its own, so neither the order of the classes nor the size of another class matters, and two budgets of
-    one seed are independent draws. `validation` is the share of the labelled faces, class by class (at least
+    of its own, so neither the order of the classes nor the size of another class matters; two budgets of one
+    seed are independent draws, not nested. `validation` is the share of the labelled faces, class by class (at least
     one), set aside to select a model: it is in neither other list. `include_labelled` lists the labelled
     faces among the unlabelled as well. Raises UserError when a class is too small.
     """
+    if split_seed < 0:
+        raise UserError(f"{dataset}: split_seed={split_seed}; expected 0 or more")
+    if not 0 <= validation < 1:
+        raise UserError(f"{dataset}: validation={validation}; expected a share of at least 0 and less than 1")
     pool = np.bincount(labels, minlength=len(classes))
     wanted = allotment(pool, budget, dataset, classes)
     labelled, held = [], []
     for c, (name, count) in enumerate(zip(classes, wanted)):
-        rng = np.random.default_rng([split_seed, TAG, zlib.crc32(name.encode())])
-        chosen = rng.choice(np.flatnonzero(labels == c), count, replace=False)
+        members = np.flatnonzero(labels == c)
+        rng = np.random.default_rng([split_seed, TAG, zlib.crc32(name.encode()), count])
+        # Raw draws keep their stream over NumPy's versions; those of Generator.choice may not (NEP 19).
+        chosen = members[np.argsort(rng.bit_generator.random_raw(len(members)), kind="stable")[:count]]
         cut = max(1, int(validation * count + 0.5)) if validation and count else 0
         if cut and cut >= count:
             raise UserError(

@@ -16,11 +16,13 @@ NAMES = ("facs", "fer2013", "rafdb", "sfew", "affectnet", "ckplus", "expw", "own
 def load(name: str, root: str | Path | None = None, *, size: int | None = None, **options) -> Faces:
     """The faces of data set `name` at `root`, as uint8 [n, c, h, w] at their native size.
 
-    Photographs that differ in size are resized to size x size (default 224); elsewhere `size` is without
-    effect. `options` are the loader's own (see its `source`, or `faces` for the rendered "facs", which
-    needs no root). Raises UserError for an unknown name or option, a root that is missing or laid out
-    otherwise, and an unreadable image.
+    Photographs that differ in size are resized to size x size (default 224), and "facs", which needs no root,
+    is drawn at `size` (default 64); elsewhere it is without effect. `options` are the loader's own: see its
+    `source`, or `facs.faces`. Raises UserError for an unknown name or option, a root that is missing or laid
+    out otherwise, and an unreadable image.
     """
+    if name == "facs" and size is not None:
+        options["size"] = size
     return faces.cached(name, source(name, root, **options), options, size)
 
 
@@ -33,4 +35,6 @@ def source(name: str, root: str | Path | None = None, **options) -> Source:
     known = [option for option in inspect.signature(loader).parameters if option != "root"]
     if unknown := [option for option in options if option not in known]:
         raise UserError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
-    return faces.of_faces(lambda: loader(**options)) if name == "facs" else loader(root, **options)
+    if name == "facs":  # drawn, not read: drawn anew when the code that draws changes
+        return faces.of_faces(faces.digest(Path(module.__file__).read_bytes()), lambda: loader(**options))
+    return loader(root, **options)

@@ -13,15 +13,15 @@ import hashlib
 import io
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from fercore import expressions
-from fercore.datasets import faces
+from fercore.datasets import pictures
 from fercore.datasets.faces import TEST, TRAIN, VALIDATION, Source, Table
 from fercore.errors import UserError
 
@@ -29,44 +29,43 @@ LAYOUT = "fer2013.csv or icml_face_data.csv (also .gz .bz2 .xz .zip), or the fol
 ORIGIN = "get it from the Kaggle challenge in representation learning: facial expression recognition (2013)"
 FILES = [name + pack for name in ("fer2013.csv", "icml_face_data.csv") for pack in ("", ".gz", ".bz2", ".xz", ".zip")]
 USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
+LABELS = {str(index): index for index in range(7)}
 SIDE = 48
 
 
 def source(root: str | Path | None) -> Source:
     """`root` is the CSV or a folder that holds it, or the folder of train/ and test/."""
-    path = faces.folder(root, "fer2013", LAYOUT, ORIGIN)
+    path = pictures.located(root, "fer2013", LAYOUT, ORIGIN)
     if path.is_dir():
         if found := [path / name for name in FILES if (path / name).is_file()]:
             path = found[0]
         elif (path / "train").is_dir() and (path / "test").is_dir():
-            return faces.of_files(path, faces.stamp(path, "train", "test"), lambda: folders(path))
+            return pictures.of_files(path, pictures.stamp(path, "train", "test"), lambda: folders(path))
         else:
             raise UserError(f"fer2013: {path} has another layout; expected {LAYOUT}; {ORIGIN}")
-    return Source(faces.stamp(path.parent, path.name), lambda put, size: read(path, put))
+    return Source(pictures.stamp(path.parent, path.name), lambda put, size: read(path, put))
 
 
 def folders(root: Path) -> tuple[Table, list[str]]:
     rows = []
     for part, split in (("train", TRAIN), ("test", TEST)):
-        rows += faces.class_folders(root, root / part, split, expressions.EXPRESSIONS, expressions.spelled)
-    files, labels, split = faces.columns(rows)
+        rows += pictures.class_folders(root, root / part, split, expressions.EXPRESSIONS, expressions.spelled)
+    files, labels, split = pictures.columns(rows)
     notes = {"test": "PublicTest and PrivateTest (folder test)"}
     return Table(expressions.EXPRESSIONS, labels, split, files, notes=notes), files
 
 
 def read(path: Path, put: Callable) -> Table:
-    """One pass over the CSV: its rows in order. The fingerprint is of the columns' content, however packed."""
+    """One pass over the CSV. The fingerprint is of the three columns, however ordered and packed."""
     labels, split, content = [], [], hashlib.sha256()
-    with text(path) as lines:
-        for row, (emotion, usage, pixels) in enumerate(tqdm(cells(path, lines), "faces", delay=1, leave=False), 1):
-            if usage not in USAGE or not emotion.isdigit() or int(emotion) > 6:
-                raise UserError(
-                    f"{path}: row {row} has emotion {emotion!r}, Usage {usage!r}; expected 0-6 and {', '.join(USAGE)}"
-                )
-            labels.append(int(emotion))
-            split.append(USAGE[usage])
-            content.update(f"{emotion},{usage},{pixels}\n".encode())
-            put(image(pixels, path, row))
+    for row, (emotion, usage, pixels) in enumerate(tqdm(cells(path), "faces", unit="img", delay=1, leave=False), 1):
+        if usage not in USAGE or emotion not in LABELS:
+            expected = f"0-6 and {', '.join(USAGE)}"
+            raise UserError(f"{path}: row {row} has emotion {emotion!r}, Usage {usage!r}; expected {expected}")
+        labels.append(LABELS[emotion])
+        split.append(USAGE[usage])
+        content.update(f"{emotion},{usage},{pixels}\n".encode())
+        put(image(pixels, path, row))
     split = np.array(split, np.int8)
     private = bool((split == TEST).any())
     if not private:
@@ -81,36 +80,31 @@ def read(path: Path, put: Callable) -> Table:
     )
 
 
-@contextmanager
-def text(path: Path) -> Iterator[io.TextIOBase]:
-    """The lines of a CSV that may be packed, as a stream."""
-    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
+def cells(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream."""
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as pack:
-                names = [name for name in pack.namelist() if name.endswith((path.stem, ".csv"))]
-                if len(names) != 1:
-                    raise UserError(f"{path}: expected one CSV in it, found {len(names)}")
-                with pack.open(names[0]) as file:
-                    yield io.TextIOWrapper(file, "utf-8-sig", newline="")
-        else:
-            with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-                yield file
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, lzma.LZMAError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from error
+        with unpacked(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
+            rows = csv.reader(lines)
+            header = [name.strip() for name in next(rows, [])]
+            if not {"emotion", "Usage", "pixels"} <= set(header):
+                raise UserError(f"{path}: columns {header[:5]}; expected emotion, pixels, Usage; {ORIGIN}")
+            emotion, usage, pixels = (header.index(name) for name in ("emotion", "Usage", "pixels"))
+            for number, row in enumerate(rows, 1):
+                if len(row) != len(header):
+                    raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; {ORIGIN}")
+                yield row[emotion].strip(), row[usage].strip(), row[pixels]
+    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
 
 
-def cells(path: Path, lines: io.TextIOBase) -> Iterator[tuple[str, str, str]]:
-    """(emotion, Usage, pixels) of each row, whatever their order in the file."""
-    rows = csv.reader(lines)
-    header = [name.strip() for name in next(rows, [])]
-    if not {"emotion", "Usage", "pixels"} <= set(header):
-        raise UserError(f"{path}: columns {header[:5]}; expected emotion, pixels, Usage; {ORIGIN}")
-    emotion, usage, pixels = (header.index(name) for name in ("emotion", "Usage", "pixels"))
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; fetch it again")
-        yield row[emotion].strip(), row[usage].strip(), row[pixels]
+def unpacked(path: Path) -> io.BufferedIOBase:
+    if path.suffix == ".zip":
+        pack = zipfile.ZipFile(path)
+        names = [name for name in pack.namelist() if name.endswith(".csv") and not name.startswith("__MACOSX/")]
+        if len(names) != 1:
+            raise UserError(f"{path}: expected one CSV in it, found {len(names)}")
+        return pack.open(names[0])
+    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)(path, "rb")
 
 
 def image(pixels: str, path: Path, row: int) -> np.ndarray | UserError:

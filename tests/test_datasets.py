@@ -1,0 +1,785 @@
+"""Every loader on a miniature of the official layout, and the cache: rebuilt, never half-written, bounded in memory."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fercore import datasets, paths
+from fercore.datasets import TEST, TRAIN, VALIDATION, check, duplicates_across, load, pictures
+from fercore.errors import UserError
+from fercore.expressions import EXPRESSIONS
+
+SHARED = paths.ROOT.parent / "shared" / "data" / "fer2013"
+FOLDERS = {  # the folder names of SFEW and Kaggle -> expression
+    "Angry": "anger",
+    "Disgust": "disgust",
+    "Fear": "fear",
+    "Happy": "happiness",
+    "Neutral": "neutral",
+    "Sad": "sadness",
+    "Surprise": "surprise",
+}
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def noise(h=12, w=12, colour=True):
+    return rng.integers(0, 256, (h, w, 3) if colour else (h, w), dtype=np.uint8)
+
+
+def save(path, pixels=None):
+    """Writes an image (lossless if the name ends in png) and returns its pixels [c, h, w]."""
+    pixels = noise() if pixels is None else pixels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return np.atleast_3d(pixels).transpose(2, 0, 1)
+
+
+def names(faces, part=None):
+    """Class names in order, of one split or all."""
+    return [faces.classes[label] for label in faces.labels[... if part is None else faces.split == part]]
+
+
+def caches(tmp_path):
+    return sorted((tmp_path / "cache" / "faces").iterdir())
+
+
+# FER2013
+
+
+def fer_rows(usages=("Training", "PublicTest", "PrivateTest")):
+    return [(emotion, usage, noise(48, 48, False)) for usage in usages for emotion in range(7)]
+
+
+def fer_csv(rows, header="emotion,pixels,Usage"):
+    lines = [header]
+    for emotion, usage, pixels in rows:
+        cells = {"emotion": str(emotion), "Usage": usage, "pixels": " ".join(map(str, pixels.ravel()))}
+        lines.append(",".join(cells[name.strip()] for name in header.split(",")))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def zipped(data):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as pack:
+        pack.writestr("fer2013.csv", data)
+    return out.getvalue()
+
+
+PACKS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": zipped}
+
+
+@pytest.mark.parametrize("pack", PACKS)
+@pytest.mark.parametrize(
+    ("name", "header"), [("fer2013.csv", "emotion,pixels,Usage"), ("icml_face_data.csv", "emotion, Usage, pixels")]
+)
+def test_fer2013_csv(root, name, header, pack):
+    rows = fer_rows()
+    (root / (name + pack)).write_bytes(PACKS[pack](fer_csv(rows, header)))
+    faces = load("fer2013", root)
+    assert faces.images.shape == (21, 1, 48, 48)
+    assert faces.images.dtype == np.uint8
+    assert names(faces, TRAIN) == ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
+    assert faces.split.tolist() == [TRAIN] * 7 + [VALIDATION] * 7 + [TEST] * 7
+    assert faces.notes == {"test": "PrivateTest"}
+    assert faces.classes == EXPRESSIONS
+    assert faces.sources[16] == f"{name + pack}:17"
+    for image, (_, _, pixels) in zip(faces.images, rows):
+        np.testing.assert_array_equal(image[0], pixels)
+
+
+def test_fer2013_fingerprint_is_of_the_content(root):
+    rows = fer_rows()
+    for folder, name, header in (
+        ("a", "fer2013.csv", "emotion,pixels,Usage"),
+        ("b", "fer2013.csv.gz", "Usage,pixels,emotion"),
+    ):
+        (root / folder).mkdir()
+        data = fer_csv(rows, header)
+        (root / folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    a, b = load("fer2013", root / "a"), load("fer2013", root / "b" / "fer2013.csv.gz")
+    assert a.fingerprint == b.fingerprint
+    rows[3][2][0, 0] ^= 1
+    (root / "a" / "fer2013.csv").write_bytes(fer_csv(rows))
+    assert load("fer2013", root / "a").fingerprint != a.fingerprint
+
+
+def test_fer2013_without_private_rows_tests_on_public(root):
+    (root / "fer2013.csv").write_bytes(fer_csv(fer_rows(("Training", "PublicTest"))))
+    faces = load("fer2013", root)
+    assert faces.notes == {"test": "PublicTest"}
+    assert faces.split.tolist() == [TRAIN] * 7 + [TEST] * 7
+
+
+def test_fer2013_folders(root):
+    for part in ("train", "test"):
+        for folder in FOLDERS:
+            save(root / part / folder.lower() / "1.png", noise(48, 48, False))
+    faces = load("fer2013", root)
+    assert faces.images.shape == (14, 1, 48, 48)
+    assert names(faces, TEST) == list(FOLDERS.values())
+    assert faces.sources[0] == "train/angry/1.png"
+    assert "PrivateTest" in faces.notes["test"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("7,1 2,Training", "row 8 has emotion '7'"),
+        ("0,1 2,Tuning", "row 8 has emotion '0', Usage 'Tuning'"),
+        ("0,1 2,Training", "row 8 does not hold 2304 grey values"),
+        ("0," + "256 " * 2304 + ",Training", "row 8 does not hold"),
+        ("0," + "x " * 2304 + ",Training", "row 8 does not hold"),
+        ("0,1", "row 8 has 2 cells"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:string or file could not be read:DeprecationWarning")
+def test_fer2013_bad_row(root, tmp_path, line, message):
+    (root / "fer2013.csv").write_bytes(fer_csv(fer_rows(("Training",))) + line.encode())
+    with pytest.raises(UserError, match=message):
+        load("fer2013", root)
+    assert caches(tmp_path) == []
+
+
+@pytest.mark.parametrize("pack", [".gz", ".bz2", ".xz", ".zip"])
+def test_fer2013_cut_short(root, pack):
+    data = PACKS[pack](fer_csv(fer_rows()))
+    (root / f"fer2013.csv{pack}").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="damaged or cut short"):
+        load("fer2013", root)
+
+
+def test_fer2013_wrong_columns(root):
+    (root / "fer2013.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="expected emotion, pixels, Usage"):
+        load("fer2013", root)
+
+
+# RAF-DB
+
+
+def rafdb(root, original=False):
+    """One training face and one test face per class."""
+    base, lines, written = root / "basic", [], []
+    for part in ("train", "test"):
+        for label in range(1, 8):
+            name = f"{part}_{label:05d}"
+            lines.append(f"{name}.jpg {label}")
+            path = (
+                base
+                / "Image"
+                / ("original" if original else "aligned")
+                / (name + ("" if original else "_aligned") + ".jpg")
+            )
+            written.append(save(path, noise(100, 100 + original * label)))
+    (base / "EmoLabel").mkdir(parents=True)
+    (base / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines) + "\n")
+    return written
+
+
+@pytest.mark.parametrize("inner", ["", "basic"])
+def test_rafdb_aligned(root, inner):
+    rafdb(root)
+    faces = load("rafdb", root / inner)
+    assert faces.images.shape == (14, 3, 100, 100)
+    assert names(faces, TRAIN) == names(faces, TEST) == list(EXPRESSIONS)
+    assert faces.sources[7] == "Image/aligned/test_00001_aligned.jpg"
+
+
+def test_rafdb_original_is_resized(root, tmp_path):
+    rafdb(root, original=True)
+    assert load("rafdb", root, images="original").images.shape == (14, 3, 224, 224)
+    faces = load("rafdb", root, images="original", size=40)
+    assert faces.images.shape == (14, 3, 40, 40)
+    assert len(caches(tmp_path)) == 2
+    with Image.open(root / "basic" / "Image" / "original" / "train_00003.jpg") as image:
+        wanted = np.asarray(image.resize((40, 40), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(faces.images[2], wanted)
+
+
+def test_rafdb_bad_line(root):
+    rafdb(root)
+    path = root / "basic" / "EmoLabel" / "list_patition_label.txt"
+    path.write_text(path.read_text() + "valid_00001.jpg 5\n")
+    with pytest.raises(UserError, match="line 15"):
+        load("rafdb", root)
+    path.write_text("train_00001.jpg 8\n")
+    with pytest.raises(UserError, match="label 8 does not exist"):
+        load("rafdb", root)
+
+
+# SFEW, AffectNet, CK+, ExpW
+
+
+@pytest.mark.parametrize("val", ["Val/Val_Aligned_Faces", "Val/Val_Aligned_Faces_new"])
+def test_sfew(root, val):
+    for place in ("Train/Train_Aligned_Faces", val):
+        for folder in FOLDERS:
+            save(root / place / folder / "Airheads_000519240_00000005.png", noise(181, 143))
+    save(root / "Test/Test_Aligned_Faces/x.png")
+    faces = load("sfew", root)
+    assert faces.images.shape == (14, 3, 181, 143)
+    assert names(faces, TRAIN) == names(faces, TEST) == list(FOLDERS.values())
+    assert faces.notes["test"] == val
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("inner", ["", "Manually_Annotated"])
+def test_affectnet_release_a(root, header, inner):
+    """Labels 0..10; the box cuts out what a slice would."""
+    columns = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+    lists = root / "Manually_Annotated_file_lists"
+    lists.mkdir(parents=True)
+    wanted = []
+    for part in ("training", "validation"):
+        lines = [columns] if header else []
+        for label in range(11):
+            pixels = save(root / inner / "Manually_Annotated_Images" / "7" / f"{part}{label}.png", noise(60, 50))
+            box = f"{5 + label},20,30,35" if label < 10 else "NULL,NULL,NULL,NULL"
+            lines.append(f"7/{part}{label}.png,{box},1;2;3,{label},-0.5,0.25")
+            if label < 7:
+                wanted.append(pixels[:, 20 : 20 + 35, 5 + label : 5 + label + 30])
+        (lists / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    faces = load("affectnet", root)
+    order = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"]
+    assert names(faces, TRAIN) == names(faces, TEST) == order
+    np.testing.assert_array_equal(faces.images, wanted)
+    assert faces.notes["release"] == "a"
+    assert faces.notes["dropped"] == 8
+
+
+def affectnet_b(root, kind=str):
+    for part in ("train_set", "val_set"):
+        (root / part / "annotations").mkdir(parents=True)
+        for label in range(8):
+            save(root / part / "images" / f"{label + 3}.jpg")
+            np.save(root / part / "annotations" / f"{label + 3}_exp.npy", np.array(kind(label)))
+
+
+@pytest.mark.parametrize("kind", [str, int, float])
+def test_affectnet_release_b(root, kind):
+    affectnet_b(root, kind)
+    faces = load("affectnet", root)
+    by_source = dict(zip(faces.sources.tolist(), names(faces)))
+    order = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"]
+    assert [by_source[f"train_set/images/{label + 3}.jpg"] for label in range(7)] == order
+    assert sorted(faces.split) == [TRAIN] * 7 + [TEST] * 7
+    assert faces.notes == {"test": faces.notes["test"], "release": "b", "dropped": 2}
+
+
+def test_affectnet_pickled_label_is_refused(root):
+    affectnet_b(root)
+    path = root / "val_set" / "annotations" / "5_exp.npy"
+    np.save(path, np.array({"label": 1}), allow_pickle=True)
+    with pytest.raises(UserError, match=r"5_exp\.npy: no label"):
+        load("affectnet", root)
+
+
+def ckplus(root):
+    """Twelve subjects; subject i shows CK+'s own label i % 7 + 1 in five frames, and one unlabelled sequence."""
+    for i in range(12):
+        for number in range(1, 6):
+            name = f"S{i:03d}_001_{number:08d}.png"
+            save(root / "cohn-kanade-images" / f"S{i:03d}" / "001" / name, noise(colour=i % 2 == 0))
+        save(root / "cohn-kanade-images" / f"S{i:03d}" / "002" / f"S{i:03d}_002_00000001.png")
+        (root / "Emotion" / f"S{i:03d}" / "002").mkdir(parents=True)
+        path = root / "Emotion" / f"S{i:03d}" / "001" / f"S{i:03d}_001_00000005_emotion.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"   {i % 7 + 1}.0000000e+00\n")
+
+
+ORDER = ["anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"]
+
+
+def test_ckplus_last3(root):
+    ckplus(root)
+    faces = load("ckplus", root)
+    assert faces.classes == ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "contempt")
+    assert names(faces) == [ORDER[i % 7] for i in range(12) for _ in range(3)]
+    assert faces.images.shape == (36, 3, 12, 12)
+    assert faces.sources[:3].tolist() == [f"cohn-kanade-images/S000/001/S000_001_0000000{i}.png" for i in (3, 4, 5)]
+
+
+def test_ckplus_last3_and_neutral(root):
+    ckplus(root)
+    faces = load("ckplus", root, protocol="last3+neutral")
+    assert faces.classes == EXPRESSIONS
+    assert len(faces.labels) == 4 * 10  # subjects 1 and 8 show contempt
+    assert names(faces)[:4] == ["neutral", "anger", "anger", "anger"]
+    assert faces.sources[0].endswith("00000001.png")
+
+
+def test_ckplus_peak(root):
+    ckplus(root)
+    faces = load("ckplus", root, protocol="peak")
+    assert faces.classes == EXPRESSIONS[:6]
+    assert names(faces) == [ORDER[i % 7] for i in range(12) if i % 7 != 1]
+    assert all(source.endswith("00000005.png") for source in faces.sources)
+
+
+def test_ckplus_folds_part_the_subjects(root):
+    ckplus(root)
+    tests = []
+    for fold in range(10):
+        faces = load("ckplus", root, fold=fold)
+        subject = faces.meta["subject"]
+        assert not set(subject[faces.split == TEST]) & set(subject[faces.split == TRAIN])
+        tests += faces.sources[faces.split == TEST].tolist()
+    assert sorted(tests) == sorted(faces.sources)
+    assert set(load("ckplus", root, fold=1).meta["subject"][load("ckplus", root, fold=1).split == TEST]) == {
+        "S001",
+        "S011",
+    }
+
+
+def expw(root):
+    """Forty photographs of two faces each; the second box reaches over the border."""
+    lines, wanted = [], []
+    for i in range(40):
+        pixels = save(root / "image" / "origin" / f"angry man_{i}.png", noise(30, 40))
+        lines.append(f"angry man_{i}.png 0 2 5 25 22 61.5 {i % 7}")  # top 2, left 5, right 25, bottom 22
+        lines.append(f"angry man_{i}.png 1 12 25 45 32 60.0 {(i + 1) % 7}")
+        wanted += [pixels[:, 2:22, 5:25], pixels[:, 12:30, 25:40]]
+    (root / "label").mkdir()
+    (root / "label" / "label.lst").write_text("\n".join(lines) + "\n")
+    return wanted
+
+
+def test_expw(root):
+    wanted = expw(root)
+    faces = load("expw", root, size=20)
+    order = ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"]
+    assert names(faces)[:4] == [order[0], order[1], order[1], order[2]]
+    np.testing.assert_array_equal(faces.images[0], wanted[0])
+    cut = Image.fromarray(wanted[1].transpose(1, 2, 0)).resize((20, 20), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(faces.images[1], np.asarray(cut).transpose(2, 0, 1))
+    assert faces.sources[1] == "image/origin/angry man_0.png#1"
+    assert len(set(faces.sources)) == 80
+    assert (faces.split[::2] == faces.split[1::2]).all()  # a photograph is on one side
+    assert 0 < (faces.split == TEST).sum() < 40
+    assert "no official split" in faces.notes["test"]
+    np.testing.assert_array_equal(faces.meta["confidence"][:2], [61.5, 60.0])
+
+
+# Own data
+
+
+def test_own_folders(root):
+    for name in ("tired", "awake", "asleep"):
+        for i in range(10):
+            save(root / name / f"{i}.jpg", noise(20 + i, 30))
+    faces = load("own", root, size=16)
+    assert faces.classes == ("asleep", "awake", "tired")
+    assert faces.images.shape == (30, 3, 16, 16)
+    assert [(faces.labels[faces.split == TEST] == c).sum() for c in range(3)] == [2, 2, 2]
+    again = load("own", root, size=17)
+    np.testing.assert_array_equal(again.split, faces.split)
+    assert (load("own", root, test_share=0.5).split == TEST).sum() == 15
+    turned = load("own", root, classes=["tired", "awake", "asleep"])
+    assert turned.classes == ("tired", "awake", "asleep")
+    assert names(turned) == names(faces)
+
+
+def test_own_grey_stays_grey_and_native(root):
+    for name in "ab":
+        for i in range(3):
+            written = save(root / "train" / name / f"{i}.png", noise(9, 7, False))
+        save(root / "test" / name / "0.png", noise(9, 7, False))
+        save(root / "val" / name / "0.png", noise(9, 7, False))
+    faces = load("own", root)
+    assert faces.images.shape == (10, 1, 9, 7)
+    assert [(faces.split == part).sum() for part in (TRAIN, VALIDATION, TEST)] == [6, 2, 2]
+    np.testing.assert_array_equal(faces.images[faces.sources == "train/b/2.png"][0], written)
+
+
+def test_own_csv(root):
+    wanted = [save(root / "pictures" / f"{i}.png") for i in range(6)]
+    table = root / "labels.csv"
+    lines = [f"pictures/{i}.png, {'yes' if i % 2 else 'no'}, {'test' if i > 3 else 'train'}" for i in range(6)]
+    table.write_text("path, label, split\n" + "\n".join(lines) + "\n")
+    faces = load("own", table)
+    assert faces.classes == ("no", "yes")
+    assert names(faces) == ["no", "yes"] * 3
+    assert faces.split.tolist() == [TRAIN] * 4 + [TEST] * 2
+    np.testing.assert_array_equal(faces.images, wanted)
+    table.write_text(
+        "path,label\n" + "\n".join(f"pictures/{i}.png,{'yes' if i < 3 else 'no'}" for i in range(6)) + "\n"
+    )
+    faces = load("own", table, test_share=0.34)
+    assert names(faces, TEST) == ["yes", "no"]
+
+
+def test_own_photograph_taken_upright(root):
+    """EXIF says how to turn it; so the two have one size."""
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "ab":
+        (root / name).mkdir()
+        Image.fromarray(pixels).save(root / name / "0.png", exif=exif)
+        save(root / name / "1.png", noise(16, 8))
+    faces = load("own", root, test_share=0.5)
+    assert faces.images.shape == (4, 3, 16, 8)
+    np.testing.assert_array_equal(faces.images[0, 0, :, 0], [255] * 8 + [0] * 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\n1.png,a\n", "expected path, label"),
+        ("path,label,split\n1.png,a,tuning\n", "line 2"),
+        ("path,label\n1.png,\n", "line 2"),
+        ("path,label\nnowhere.png,a\n", r"nowhere\.png is missing"),
+        ("path,label\n", "holds no image"),
+        ("\x00\x01\n", "expected path, label"),
+    ],
+)
+def test_own_bad_csv(root, text, message):
+    save(root / "1.png")
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load("own", root / "labels.csv")
+
+
+def test_own_root_is_a_picture(root):
+    save(root / "1.png")
+    with pytest.raises(UserError, match="is no CSV"):
+        load("own", root / "1.png")
+
+
+def test_own_bad_options(root):
+    for name in "ab":
+        save(root / name / "0.png")
+    with pytest.raises(UserError, match="unknown class 'b'"):
+        load("own", root, classes=["a"], test_share=0.0)
+    with pytest.raises(UserError, match="no training image of class 'c'"):
+        load("own", root, classes=["a", "b", "c"], test_share=0.0)
+    with pytest.raises(UserError, match=r"test_share=1\.5"):
+        load("own", root, test_share=1.5)
+    with pytest.raises(UserError, match="expected a list"):
+        load("own", root, classes="ab")
+
+
+# Rendered faces
+
+
+def test_facs_is_cached_like_a_file(tmp_path, monkeypatch):
+    first = load("facs", size=16, n=14, test=7)
+    assert first.images.shape == (21, 3, 16, 16)
+    assert isinstance(first.images, np.memmap)
+    assert len(first.meta["intensity"]) == 21
+    assert load("facs", size=20, n=14, test=7).images.shape == (21, 3, 20, 20)
+    monkeypatch.setattr("fercore.datasets.facs.faces", lambda n=1, size=1, test=1: pytest.fail("drawn again"))
+    again = load("facs", size=16, n=14, test=7)
+    np.testing.assert_array_equal(again.meta["aus"], first.meta["aus"])
+    assert len(caches(tmp_path)) == 2
+
+
+# The cache
+
+
+@pytest.fixture
+def folders(root):
+    for name in "ab":
+        for i in range(4):
+            save(root / name / f"{i}.png")
+    return root
+
+
+def test_second_load_decodes_nothing(folders, monkeypatch):
+    first = load("own", folders)
+    monkeypatch.setattr(pictures, "decode", lambda *_: pytest.fail("decoded again"))
+    second = load("own", folders, size=64)  # of no effect: the pictures share one size
+    np.testing.assert_array_equal(first.images, second.images)
+    assert isinstance(second.images, np.memmap)
+    assert not second.images.flags.writeable
+    assert (second.fingerprint, second.notes) == (first.fingerprint, first.notes)
+
+
+def test_cache_does_not_depend_on_where_the_data_lies(folders, tmp_path):
+    load("own", folders)
+    folders.rename(tmp_path / "moved")
+    load("own", tmp_path / "moved")
+    assert len(caches(tmp_path)) == 1
+
+
+def test_rebuilt_when_the_source_changes(folders):
+    before = load("own", folders)
+    pixels = save(folders / "a" / "0.png")
+    changed = load("own", folders)
+    np.testing.assert_array_equal(changed.images[0], pixels)
+    save(folders / "a" / "9.png")
+    more = load("own", folders)
+    assert len(more.labels) == len(before.labels) + 1
+    assert more.fingerprint != changed.fingerprint
+
+
+def test_options_have_caches_of_their_own(folders, tmp_path):
+    load("own", folders)
+    load("own", folders, test_share=0.5)
+    assert len(caches(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["images.npy", "columns.npz", "about.json"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "half", "noise"])
+def test_damaged_cache_is_rebuilt(folders, tmp_path, name, damage):
+    first = load("own", folders)
+    images, sources = first.images.copy(), first.sources
+    file = caches(tmp_path)[0] / name
+    data = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        wrong = rng.integers(0, 256, len(data), dtype=np.uint8).tobytes()
+        file.write_bytes({"empty": b"", "half": data[: len(data) // 2], "noise": wrong}[damage])
+    again = load("own", folders)
+    np.testing.assert_array_equal(again.images, images)
+    np.testing.assert_array_equal(again.sources, sources)
+    assert file.read_bytes()[:64] == data[:64]
+    assert len(caches(tmp_path)) == 1
+
+
+def test_cache_of_another_format_is_rebuilt(folders, tmp_path):
+    load("own", folders)
+    about = caches(tmp_path)[0] / "about.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"format": 0}))
+    load("own", folders)
+    assert json.loads(about.read_text())["format"] != 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_build_leaves_nothing(folders, tmp_path, monkeypatch, error):
+    decode = pictures.decode
+
+    def stops(*arguments):
+        for i, image in enumerate(decode(*arguments)):
+            if i == 5:
+                raise error
+            yield image
+
+    monkeypatch.setattr(pictures, "decode", stops)
+    with pytest.raises(error):
+        load("own", folders)
+    assert caches(tmp_path) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    assert len(load("own", folders).labels) == 8
+
+
+def test_what_a_killed_build_left_is_no_cache_and_goes(folders, tmp_path):
+    load("own", folders)
+    place = caches(tmp_path)[0]
+    left = place.with_name(f".{place.name}-left")
+    place.rename(left)
+    (left / "about.json").unlink()
+    os.utime(left, (0, 0))
+    load("own", folders)
+    assert caches(tmp_path) == [place]
+
+
+def test_memory_of_a_build_is_bounded(root, monkeypatch):
+    """200 photographs become 30 MB in the cache; a build holds a few of them at a time."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    image = Image.fromarray(noise(16, 16))
+    for name in "ab":
+        (root / name).mkdir()
+        for i in range(100):
+            image.resize((16, 16 + i % 2)).save(root / name / f"{i}.png")
+    tracemalloc.start()
+    faces = load("own", root)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert faces.images.nbytes == 200 * 3 * 224 * 224
+    assert peak < faces.images.nbytes / 6
+
+
+def test_memory_of_reading_a_csv_is_bounded(root):
+    image = noise(48, 48, False)
+    (root / "fer2013.csv.gz").write_bytes(gzip.compress(fer_csv([(0, "Training", image)] * 1000), 1))
+    tracemalloc.start()
+    faces = load("fer2013", root)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < faces.images.nbytes / 3
+
+
+def test_unwritable_cache(folders, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set FERCORE_CACHE"):
+        load("own", folders)
+
+
+# Bad input
+
+ROOTED = [name for name in datasets.NAMES if name != "facs"]
+
+
+@pytest.mark.parametrize("name", ROOTED)
+@pytest.mark.parametrize("place", [None, "nowhere"])
+def test_missing_root(name, place, root):
+    with pytest.raises(UserError, match=rf"^{name}: .*expected .*; (get it|ask|see)") as caught:
+        load(name, place and root / place)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ROOTED)
+def test_wrong_layout(name, root):
+    save(root / "picture.png")
+    with pytest.raises(UserError, match=rf"^{name}: .*expected .*; (get it|ask|see)"):
+        load(name, root)
+
+
+@pytest.mark.parametrize("name", datasets.NAMES)
+def test_unknown_option(name, root):
+    with pytest.raises(UserError, match=f"{name}: unknown option 'colour'"):
+        load(name, root, colour=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rafdb", {"images": "small"}, "images='small'"),
+        ("ckplus", {"protocol": "all"}, "protocol='all'"),
+        ("ckplus", {"fold": 10}, "fold=10"),
+        ("sfew", {"size": 0}, "size=0"),
+        ("rafbd", {}, "unknown data set 'rafbd'; known: facs, fer2013"),
+    ],
+)
+def test_bad_options(name, options, message, root):
+    if name == "sfew":
+        for place in ("Train_Aligned_Faces", "Val_Aligned_Faces"):
+            save(root / place / "Angry" / "1.png")
+    with pytest.raises(UserError, match=message):
+        load(name, root, **options)
+
+
+def test_unknown_class_folder(root):
+    for place in ("train", "test"):
+        save(root / place / "angry" / "1.png")
+        save(root / place / "bored" / "1.png")
+    with pytest.raises(UserError, match="unknown class 'bored'"):
+        load("fer2013", root)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6])
+def test_truncated_image_is_named(folders, tmp_path, suffix, share):
+    path = folders / "b" / f"broken.{suffix}"
+    save(path, noise(60, 60))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=rf"b/broken\.{suffix} is unreadable .*python -m fercore data"):
+        load("own", folders)
+    assert not any((tmp_path / "cache" / "faces").iterdir())
+
+
+# check and duplicates
+
+
+def test_check_goes_through_all_and_finds_everything(root, capsys):
+    same = noise()
+    for name in "ab":
+        for i in range(3):
+            save(root / "train" / name / f"{i}.png")
+        save(root / "test" / name / "0.png")
+    save(root / "train" / "a" / "copy1.png", same)
+    save(root / "train" / "a" / "copy2.png", same)
+    save(root / "train" / "b" / "copy3.png", same)
+    save(root / "test" / "b" / "copy4.png", same)
+    save(root / "train" / "b" / "flat.png", np.zeros((12, 12, 3), np.uint8))
+    for name in "ab":
+        (root / "train" / name / "broken.png").write_bytes(b"not an image")
+    report = check.check("own", root)
+    assert report["counts"] == {"train": [6, 6], "test": [1, 2]}
+    assert report["duplicates"] == {"within_train": 2, "train_in_test": 3, "test_in_train": 1, "conflicting": 4}
+    assert report["constant"] == 1
+    assert [line.split(" is ")[0] for line in report["unreadable"]] == [
+        str(root / "train" / name / "broken.png") for name in "ab"
+    ]
+    assert report["verdict"] == {"train": "no published counts", "test": "no published counts"}
+    assert json.loads(json.dumps(report)) == report
+    text = check.render(report)
+    assert "3 training faces are also in test" in text
+    assert "unreadable: 2" in text
+    assert capsys.readouterr().out == ""
+
+
+def test_check_against_published_counts(root):
+    rafdb(root)
+    report = check.check("rafdb", root)
+    assert report["verdict"] == {"train": "12,264 fewer than train", "test": "3,061 fewer than test"}
+    assert report["official"]["train"]["total"] == 12271
+    (root / "basic" / "Image" / "aligned" / "test_00002_aligned.jpg").unlink()
+    report = check.check("rafdb", root)
+    assert len(report["unreadable"]) == 1
+    assert "test_00002_aligned.jpg is missing" in report["unreadable"][0]
+
+
+def test_published_counts_add_up():
+    """Totals as their papers and facts give them."""
+    totals = {"rafdb": [12271, 3068], "fer2013": [28709, 3589, 3589], "sfew": [958, 436], "affectnet": [283901, 3500]}
+    totals |= {"expw": [91793], "ckplus/last3": [981], "ckplus/last3+neutral": [1236], "ckplus/peak": [309]}
+    sums = {
+        name: [known if isinstance(known := entries[0][1], int) else sum(known) for entries in parts.values()]
+        for name, parts in check.OFFICIAL.items()
+    }
+    assert sums == totals
+    assert check.verdict([500] * 7, check.nearest([500] * 7, check.OFFICIAL["affectnet"]["test"])).startswith(
+        "as published"
+    )
+    assert "other classes" in check.verdict(
+        [499, 501, *[500] * 5], check.nearest([500] * 7, check.OFFICIAL["affectnet"]["test"])
+    )
+
+
+def test_duplicates_across_as_a_loop_finds_them(root):
+    rows = fer_rows(("Training", "Training", "PublicTest", "PrivateTest"))
+    rows[2], rows[9] = (2, "Training", rows[22][2]), (4, "Training", rows[22][2])
+    rows[5] = (5, "Training", rows[16][2])  # also in PublicTest, which is validation here: not meant
+    rows[6][2][24] = rows[25][2][24]  # only the middle row of pixels is shared
+    (root / "fer2013.csv").write_bytes(fer_csv(rows))
+    faces = load("fer2013", root)
+    wanted = [
+        i
+        for i in range(28)
+        if faces.split[i] == TRAIN
+        and any(faces.split[j] == TEST and (faces.images[i] == faces.images[j]).all() for j in range(28))
+    ]
+    assert duplicates_across(faces).tolist() == wanted == [2, 9]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/fer2013")
+def test_real_fer2013(monkeypatch):
+    """The real file. Its rows go through a cache that outlives the test, as in use."""
+    monkeypatch.delenv("FERCORE_CACHE")
+    faces = load("fer2013", SHARED)
+    assert faces.images.shape == (32298, 1, 48, 48)
+    assert np.bincount(faces.labels[faces.split == TRAIN]).tolist() == list(check.OFFICIAL["fer2013"]["train"][0][1])
+    assert (faces.split == TEST).sum() == 3589
+    assert faces.notes == {"test": "PublicTest"}
+    assert faces.fingerprint == "de56007c277b4df0"
+    train, test = duplicates_across(faces), faces.images[faces.split == TEST]
+    assert len(train) == 351
+    twins = {faces.images[i].tobytes() for i in train}
+    assert sum(image.tobytes() in twins for image in test) == 280
+    assert sum(image.min() == image.max() for image in faces.images) == 12
