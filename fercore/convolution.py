@@ -40,7 +40,8 @@ class Conv2d(nn.Conv2d):
 def by_columns(network: nn.Module) -> nn.Module:
     """Let every square convolution of `network` choose by the width of its map; parameters stay as they are."""
     for module in network.modules():
-        if type(module) is nn.Conv2d and len({*module.kernel_size}) == 1 and len({*module.stride}) == 1:
-            if not isinstance(module.padding, str):
-                module.__class__ = Conv2d
+        if type(module) is not nn.Conv2d or isinstance(module.padding, str):
+            continue
+        if all(len(set(pair)) == 1 for pair in (module.kernel_size, module.stride, module.padding)):
+            module.__class__ = Conv2d
     return network

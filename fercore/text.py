@@ -5,6 +5,7 @@ The encoder never changes, so its output for a prompt is a [k, t] table: compute
 words matter at all: random, orthogonal and one-hot vectors.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -92,14 +93,17 @@ def _clip(name: str, lines: list[str]) -> Tensor:
     model, _, weights = name.partition("/")
     if (model, weights) not in open_clip.list_pretrained():
         raise UserError(f"text: open_clip has no {name!r}; its names are MODEL/WEIGHTS, e.g. ViT-B-32/openai")
+    logging.disable(logging.ERROR)  # the hub logs every retry; the line below says it once
     try:
         network = open_clip.create_model(model, pretrained=weights).eval()
-    except Exception as error:  # noqa: BLE001  (hub, network and file errors have no common base)
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception as error:  # hub, network and file errors have no common base
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise UserError(
             f"text: the weights of {name} are not cached and could not be fetched ({reason}); run "
-            f"`python -m fercore text --text clip:{name}` once where there is a network and copy {paths.cache() / 'text'}"
+            f"`python -m fercore text --text clip:{name}` where there is a network, and copy {paths.cache() / 'text'}"
         ) from None
+    finally:
+        logging.disable(logging.NOTSET)
     with torch.no_grad():
         return network.encode_text(open_clip.get_tokenizer(model)(lines))
 
@@ -116,7 +120,7 @@ def _sentence(name: str, lines: list[str]) -> Tensor:
         model = _sentence_model(name)
     except ImportError:
         raise UserError("text: sentence encoders need an extra (pip install 'fercore[sentences]')") from None
-    except Exception as error:  # noqa: BLE001  (see above)
+    except Exception as error:  # see above
         raise UserError(f"text: sentence model {name!r} could not be loaded ({str(error).splitlines()[0]})") from None
     return model.encode(lines, convert_to_tensor=True, show_progress_bar=False).cpu()
 

@@ -44,7 +44,7 @@ class Step(NamedTuple):
     losses: dict[str, Tensor]
     target: Float[Tensor, "m k"] | None = None  # pseudo-label
     keep: Bool[Tensor, " m"] | None = None  # enters the loss
-    levels: dict[str, Tensor] = {}
+    levels: dict[str, Tensor] = {}  # noqa: RUF012  (never changed)
 
 
 class Context(NamedTuple):

@@ -1,0 +1,5 @@
+"""python -m fercore: the same door for scripts and clusters."""
+
+from fercore.cli import main
+
+main()

@@ -1,0 +1,236 @@
+"""The command line. Errors that are the user's to mend are one line on standard error and exit code 2."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from fercore import paths, pretrain, records, setting, sweep, train
+from fercore.config import Run
+from fercore.errors import UserError
+from fercore.text import table
+
+app = typer.Typer(
+    help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
+)
+
+Root = Annotated[Optional[Path], typer.Option(help="Where the data set lies.")]  # noqa: UP045  (typer reads it)
+Results = Annotated[Path, typer.Option(help="Folder for records, checkpoints and starts.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Sets = Annotated[list[str], typer.Option("--set", help="NAME=JSON, for a constant of the method; repeatable.")]
+DataSets = Annotated[list[str], typer.Option("--data-option", help="NAME=JSON, for the data set; repeatable.")]
+
+
+def pairs(values: list[str], option: str) -> dict:
+    """NAME=JSON pairs as a dictionary; what is not JSON is a string. Raises UserError."""
+    out = {}
+    for pair in values:
+        name, found, value = pair.partition("=")
+        if not found:
+            raise UserError(f"{option}: {pair!r} should read NAME=VALUE")
+        try:
+            out[name] = json.loads(value)
+        except json.JSONDecodeError:
+            out[name] = value
+    return out
+
+
+def absolute(path: Path | None) -> str:
+    """What the user typed is relative to the working directory."""
+    return str(path.resolve()) if path else ""
+
+
+@app.command()
+def reproduce(
+    params: Annotated[str, typer.Argument(help="A YAML of params/, or its name.")],
+    notebook: Annotated[Optional[str], typer.Option(help="Only this notebook.")] = None,  # noqa: UP045
+    data_root: Root = None,
+    results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+):
+    """Run a profile's notebooks through Papermill into its results folder."""
+    from fercore import reproduce as door
+
+    for line in door.reproduce(params, notebook, data_root=absolute(data_root), results=absolute(results)):
+        typer.echo(line)
+
+
+@app.command("sweep")
+def sweep_(
+    params: Annotated[str, typer.Argument(help="A YAML of params/, or its name.")],
+    data_root: Root = None,
+    results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    part: Annotated[str, typer.Option(help="I/N: only every N-th run, counted from I = 0.")] = "0/1",
+    device: Device = "auto",
+):
+    """Make a profile's missing runs, without notebooks."""
+    study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
+    if not sweep.ready(study):
+        raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
+    first, found, every = part.partition("/")
+    if not (found and first.isdigit() and every.isdigit() and int(first) < int(every)):
+        raise UserError(f"--part: {part!r} should read I/N with I < N")
+    sweep.complete(study, study.runs()[int(first) :: int(every)], device=device)
+    typer.echo(f"{study.records}: {len(sweep.missing(study))} runs of {len(study.runs())} are missing")
+
+
+@app.command("train")
+def train_(
+    dataset: Annotated[str, typer.Option(help="facs, fer2013, rafdb, sfew, affectnet, ckplus, expw, own.")],
+    method: Annotated[str, typer.Option(help="supervised, fixmatch, sitfer, or with a variant: sitfer/semantic.")],
+    labels: Annotated[int, typer.Option(help="Budget: labelled faces in total.")],
+    data_root: Root = None,
+    results: Results = paths.RESULTS / "runs",
+    seed: Annotated[int, typer.Option(help="Initialisation, order, views.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Which faces are labelled.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = Run.steps,
+    evaluations: Annotated[Optional[int], typer.Option(help="Evenly spaced; default 20.")] = None,  # noqa: UP045
+    image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
+    batch: Annotated[int, typer.Option(help="Labelled faces per step.")] = Run.batch,
+    unlabelled_batch: Annotated[int, typer.Option(help="Unlabelled faces per step.")] = Run.unlabelled_batch,
+    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
+    start: Annotated[str, typer.Option(help="none, imagenet, file:PATH, pretrain:KEY.")] = Run.start,
+    text: Annotated[str, typer.Option(help="Text encoder, see `text`.")] = Run.text,
+    prompt: Annotated[str, typer.Option(help="With {} for the expression.")] = Run.prompt,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = Run.lr,
+    schedule: Annotated[str, typer.Option(help="constant or cosine.")] = Run.schedule,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights; 0: off.")] = Run.ema,
+    validation: Annotated[float, typer.Option(help="Share of the labelled faces held out.")] = Run.validation,
+    include_labelled: Annotated[bool, typer.Option(help="Labelled faces among the unlabelled.")] = False,
+    drop_duplicates: Annotated[bool, typer.Option(help="Drop training faces that equal a test face.")] = True,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = Run.precision,
+    compile: Annotated[bool, typer.Option(help="Compile the network.")] = False,
+    device: Device = "auto",
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    options: Sets = [],  # noqa: B006  (typer copies it)
+    data_options: DataSets = [],  # noqa: B006
+):
+    """One run. Its record is the last line of standard output, as JSON."""
+    config = Run(
+        dataset=dataset,
+        method=method,
+        labels=labels,
+        steps=steps,
+        seed=seed,
+        split_seed=split_seed,
+        dataset_options=pairs(data_options, "--data-option"),
+        options=pairs(options, "--set"),
+        evaluations=min(steps, Run.evaluations) if evaluations is None else evaluations,
+        batch=batch,
+        unlabelled_batch=unlabelled_batch,
+        image_size=image_size,
+        encoder=encoder,
+        start=start,
+        text=text,
+        prompt=prompt,
+        lr=lr,
+        schedule=schedule,
+        ema=ema,
+        validation=validation,
+        include_labelled=include_labelled,
+        drop_duplicates=drop_duplicates,
+        precision=precision,
+        compile=compile,
+    )
+    record = train.run(
+        config, data_root=data_root, results=results, device=device, checkpoint_every=checkpoint_every
+    )
+    typer.echo(records.canonical(record))
+
+
+@app.command("pretrain")
+def pretrain_(
+    dataset: Annotated[str, typer.Option(help="Whose training faces, without labels.")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")],
+    data_root: Root = None,
+    results: Results = paths.RESULTS / "runs",
+    image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
+    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
+    batch: Annotated[int, typer.Option(help="Faces per step; each gives two views.")] = pretrain.Pretrain.batch,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = pretrain.Pretrain.lr,
+    seed: Annotated[int, typer.Option(help="Initialisation, order, views.")] = 0,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
+    device: Device = "auto",
+    data_options: DataSets = [],  # noqa: B006
+):
+    """Train an encoder without labels; prints its record, with the file to start from in `start`."""
+    config = pretrain.Pretrain(
+        dataset=dataset,
+        steps=steps,
+        image_size=image_size,
+        dataset_options=pairs(data_options, "--data-option"),
+        encoder=encoder,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        precision=precision,
+    )
+    record = pretrain.run(config, data_root=data_root, results=results, device=device)
+    typer.echo(f"weights: {pretrain.file(results, config.key)}", err=True)
+    typer.echo(records.canonical(record))
+
+
+@app.command("data")
+def data_(
+    name: Annotated[str, typer.Argument(help="Data set.")],
+    root: Annotated[Optional[Path], typer.Argument(help="Where it lies.")] = None,  # noqa: UP045
+    data_options: DataSets = [],  # noqa: B006
+):
+    """Check a data set: counts against the official ones, unreadable files, duplicates across splits."""
+    from fercore.datasets.check import check, render
+
+    report = check(name, root, **pairs(data_options, "--data-option"))
+    typer.echo(render(report))
+    if report["unreadable"]:
+        raise typer.Exit(1)
+
+
+@app.command("text")
+def text_(
+    text: Annotated[str, typer.Option(help="clip:MODEL/WEIGHTS, minilm, sentence:NAME, random, orthogonal, onehot.")]
+    = Run.text,
+    prompt: Annotated[str, typer.Option(help="With {} for the expression.")] = Run.prompt,
+    classes: Annotated[str, typer.Option(help="Comma-separated; default: the seven expressions.")] = "",
+):
+    """Compute and cache a prompt table, and print the cosines between its classes."""
+    from fercore.expressions import EXPRESSIONS
+
+    names = tuple(classes.split(",")) if classes else tuple(EXPRESSIONS)
+    rows = table(text, prompt, names)
+    typer.echo(f"{text}, {prompt!r}: {rows.shape[0]} classes x {rows.shape[1]}")
+    for name, row in zip(names, (rows @ rows.T).tolist()):
+        typer.echo(f"{name:>12}  " + "  ".join(f"{value:5.2f}" for value in row))
+
+
+@app.command("merge")
+def merge_(
+    target: Annotated[Path, typer.Argument(help="records.jsonl that grows.")],
+    sources: Annotated[list[Path], typer.Argument(help="records.jsonl of other machines.")],
+):
+    """Add the records of other machines, by key."""
+    typer.echo(f"{target}: {sweep.merge(target, sources)} new records")
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="step")],
+    repeats: Annotated[int, typer.Option(help="Rounds; each measures every case once.")] = 7,
+    device: Device = "auto",
+):
+    """Measure speed: medians and ratios, all cases interleaved in one process."""
+    from fercore import bench as measure
+
+    if what != "step":
+        raise UserError(f"bench: {what!r} is unknown; there is: step")
+    for line in measure.step(repeats=repeats, device=setting.device(device)):
+        typer.echo(line)
+
+
+def main() -> None:
+    """Entry point: one clear line instead of a traceback where the user can mend it."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,64 @@
+"""Run a profile's notebooks through Papermill: `python -m fercore reproduce`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fercore import paths, sweep
+from fercore.errors import UserError
+
+
+def reproduce(
+    params: str, notebook: str | None = None, *, data_root: str | Path = "", results: str | Path = ""
+) -> Iterator[str]:
+    """Execute the notebooks of a profile into its results folder; yields the lines of a short summary.
+
+    Raises UserError for a profile, notebook or package that is missing, and for a notebook that fails.
+    """
+    try:
+        import papermill
+    except ImportError:
+        raise UserError("reproduce needs papermill (pip install 'fercore[study]'); `sweep` does without") from None
+    study = sweep.load_profile(params, data_root=data_root, results=results)
+    names = [notebook] if notebook else list(study.notebooks)
+    if not names:
+        raise UserError(f"{params}: notebooks: names none")
+    for name in names:
+        if not (paths.NOTEBOOKS / f"{name}.ipynb").is_file():
+            known = ", ".join(sorted(p.stem for p in paths.NOTEBOOKS.glob("*.ipynb")))
+            raise UserError(f"{params}: no notebook {name!r}; there are {known}")
+    # The notebooks run in their own folder: what they are given is absolute.
+    profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
+    study.results.mkdir(parents=True, exist_ok=True)
+    # All training first, under one progress bar; the notebooks then find their records.
+    sweep.complete(study)
+    for name in names:
+        given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
+        try:
+            papermill.execute_notebook(
+                str(paths.NOTEBOOKS / f"{name}.ipynb"),
+                str(study.results / f"{name}.ipynb"),
+                parameters={**given, **study.notebooks.get(name, {})},
+                cwd=str(paths.NOTEBOOKS),
+                kernel_name="python3",
+                progress_bar=True,
+                log_output=False,
+            )
+        except papermill.PapermillExecutionError as error:
+            reason = f"{error.ename}: {error.evalue}"
+            raise UserError(f"{name}: cell {error.exec_count} failed with {reason}; see {study.results}") from None
+    yield from summary(study, names)
+
+
+def summary(study: sweep.Profile, names: list[str]) -> Iterator[str]:
+    """Which tables, where, what to open."""
+    left = len(sweep.missing(study))
+    yield ""
+    yield f"{study.name}: {len(study.runs()) - left} of {len(study.runs())} runs have a record in {study.records}"
+    if left:
+        yield f"  {left} runs are missing" + ("" if sweep.ready(study) else f": no data at {study.data_root}")
+    for table in sorted(study.results.glob("*.md")):
+        yield f"  table   {table}"
+    for figure in sorted(study.results.glob("*.png")):
+        yield f"  figure  {figure}"
+    for name in names:
+        yield f"  open    {study.results / name}.ipynb"

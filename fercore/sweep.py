@@ -1,0 +1,200 @@
+"""A profile's runs: which are missing, and making them.
+
+A profile is one YAML in params/. Its lists (labels, seeds, methods) span a grid; everything else is
+shared by all its runs. A run whose key is in the records is never trained again.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from tqdm.auto import tqdm
+
+from fercore import paths, pretrain, records, train
+from fercore.config import Run
+from fercore.errors import UserError
+from fercore.pretrain import Pretrain
+
+GRID = {"labels", "seeds", "split_seeds", "methods"}
+OTHER = {"profile", "data_root", "notebooks", "start", "dataset"}
+SHARED = {f.name for f in dataclasses.fields(Run)} - {"labels", "seed", "split_seed", "method", "start", "start_keys"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A study: its grid of runs, where its data lie, and where its results go."""
+
+    name: str
+    dataset: str
+    data_root: Path | None
+    results: Path
+    labels: list[int]
+    seeds: list[int]
+    split_seeds: list[int]
+    methods: list[str]
+    shared: dict  # of Run, equal for every run
+    start: str = "none"
+    start_keys: dict = field(default_factory=dict)
+    pretrain: Pretrain | None = None
+    notebooks: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def records(self) -> Path:
+        """The file of records."""
+        return self.results / "records.jsonl"
+
+    def runs(self, methods: Iterable[str] | None = None, labels: Iterable[int] | None = None) -> list[Run]:
+        """The grid, seeds outermost: an interrupted sweep has whole tables of few seeds."""
+        return [
+            Run(
+                dataset=self.dataset,
+                method=method,
+                labels=budget,
+                seed=seed,
+                split_seed=split_seed,
+                start=self.start,
+                start_keys=self.start_keys,
+                **self.shared,
+            )
+            for seed, split_seed in zip(self.seeds, self.split_seeds)
+            for budget in (self.labels if labels is None else labels)
+            for method in (self.methods if methods is None else methods)
+        ]
+
+
+def load_profile(name: str | Path, *, data_root: str | Path = "", results: str | Path = "") -> Profile:
+    """Read params/NAME.yaml, or the YAML at this path. Raises UserError for unknown keys and wrong values.
+
+    `data_root` stands before the environment variable FERCORE_DATA and both before the YAML's own,
+    which is relative to the repository.
+    """
+    file = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in paths.PARAMS.glob("*.yaml") if p.stem != "claims"))
+        raise UserError(f"{file}: no such profile; there are {known}, or give the path of a YAML")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected keys and values, e.g. dataset: fer2013")
+    if unknown := sorted(set(values) - GRID - OTHER - SHARED):
+        known = ', '.join(sorted(GRID | OTHER | SHARED))
+        raise UserError(f"{file}: unknown key {', '.join(unknown)}; known are {known}")
+    if missing := sorted({"dataset", "labels", "seeds", "methods", "steps"} - set(values)):
+        raise UserError(f"{file}: missing key {', '.join(missing)}")
+    for key in GRID & set(values):
+        if not isinstance(values[key], list) or not values[key]:
+            raise UserError(f"{file}: {key}: expected a list that is not empty, got {values[key]!r}")
+    shared = {key: values[key] for key in SHARED & set(values) - {"dataset"}}
+    split_seeds = values.get("split_seeds", values["seeds"])
+    if len(split_seeds) != len(values["seeds"]):
+        raise UserError(f"{file}: split_seeds: needs one value for each of seeds, or to be left out")
+    profile = str(values.get("profile", file.stem))
+    start, keys, first = _start(values, shared, file)
+    root = data_root or os.environ.get("FERCORE_DATA") or values.get("data_root")
+    study = Profile(
+        name=profile,
+        dataset=values["dataset"],
+        data_root=paths.ROOT / root if root else None,
+        results=Path(results) if results else paths.results(profile),
+        labels=values["labels"],
+        seeds=values["seeds"],
+        split_seeds=split_seeds,
+        methods=values["methods"],
+        shared=shared,
+        start=start,
+        start_keys=keys,
+        pretrain=first,
+        notebooks={notebook: extra or {} for notebook, extra in (values.get("notebooks") or {}).items()},
+    )
+    try:
+        for config in study.runs():
+            train.resolve(config.method, config.options)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{file}: {error}") from None
+    return study
+
+
+def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain | None]:
+    """The YAML's `start`: none, imagenet, {file: PATH, keys: {...}} or {pretrain: {steps: ..., ...}}."""
+    start = values.get("start", "none")
+    if start in ("none", "imagenet"):
+        return start, {}, None
+    if isinstance(start, dict) and "file" in start and set(start) <= {"file", "keys"}:
+        return f"file:{start['file']}", start.get("keys") or {}, None
+    if isinstance(start, dict) and set(start) == {"pretrain"} and isinstance(start["pretrain"], dict):
+        same = {k: shared[k] for k in ("image_size", "encoder", "dataset_options", "drop_duplicates") if k in shared}
+        known = {f.name for f in dataclasses.fields(Pretrain)}
+        if unknown := sorted(set(start["pretrain"]) - known):
+            raise UserError(f"{file}: start: pretrain: unknown key {', '.join(unknown)}")
+        if missing := sorted({"steps"} - set(start["pretrain"])):
+            raise UserError(f"{file}: start: pretrain: missing key {', '.join(missing)}")
+        first = Pretrain(**{"dataset": values["dataset"], **same, **start["pretrain"]})
+        return f"pretrain:{first.key}", {}, first
+    raise UserError(f"{file}: start: expected none, imagenet, {{file: PATH}} or {{pretrain: {{steps: N}}}}")
+
+
+def missing(study: Profile, runs: Iterable[Run] | None = None) -> list[Run]:
+    """The runs of the grid that have no finished record."""
+    done = records.finished(records.read(study.records))
+    return [config for config in (study.runs() if runs is None else runs) if config.key not in done]
+
+
+def ready(study: Profile) -> bool:
+    """Whether the data are at hand: rendered faces always are."""
+    return study.dataset == "facs" or (study.data_root is not None and study.data_root.exists())
+
+
+def complete(
+    study: Profile, runs: Iterable[Run] | None = None, *, device: str = "auto", progress: bool = True
+) -> list[dict]:
+    """Make what is missing, the start first, and return all records of the profile.
+
+    Without the data nothing is trained: the committed records are returned, and a table shows the
+    rest as "not run". A run that fails leaves a record with its error and does not stop the others;
+    bad input (UserError) and Ctrl-C do. Both leave every finished run on disk.
+    """
+    todo = missing(study, runs)
+    if not todo or not ready(study):
+        return records.read(study.records)
+    place = {"data_root": study.data_root, "results": study.results, "device": device, "progress": progress}
+    if study.pretrain and not pretrain.file(study.results, study.pretrain.key).exists():
+        pretrain.run(study.pretrain, **place)
+    with tqdm(todo, desc=f"{study.name}: runs", disable=not progress) as bar:
+        for config in bar:
+            try:
+                record = train.run(config, **place)
+            except UserError:
+                raise
+            except Exception as error:  # a failed seed stays in the table
+                record = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:500]}
+                record |= {"key": config.key, "kind": "run", "config": config.to_dict()}
+                records.append(study.records, record)
+            else:
+                bar.set_postfix(last=f"{record['metrics']['classifier']['last']['accuracy']:.3f}")
+    return records.read(study.records)
+
+
+def merge(target: Path, sources: Iterable[Path]) -> int:
+    """Add to `target` the finished records of other machines, by key; return how many were new.
+
+    Raises UserError where two records of one key disagree in anything but their provenance.
+    """
+    have = records.finished(records.read(target))
+    new = 0
+    for source in sources:
+        for key, record in records.finished(records.read(source)).items():
+            if key not in have:
+                records.append(target, record)
+                have[key], new = record, new + 1
+            elif _content(record) != _content(have[key]):
+                raise UserError(f"{source}: its record of {key} differs from the one in {target}; keep one of them")
+    return new
+
+
+def _content(record: dict) -> str:
+    return records.canonical({k: v for k, v in record.items() if k != "provenance"})
