@@ -16,9 +16,11 @@ from tqdm.auto import tqdm
 
 from fercore import checkpoint, probe, records, setting
 from fercore.augment import contrastive
+from fercore.config import check_types
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.losses import info_nce
+from fercore.optimisers import Adam
 from fercore.randomness import batch_indices, generator
 from fercore.starts import sha256
 
@@ -41,6 +43,13 @@ class Pretrain:
     seed: int = 0
     precision: str = "auto"
     drop_duplicates: bool = True
+
+    def __post_init__(self):
+        check_types(self)
+        if self.steps < 1 or self.batch < 2:
+            raise UserError(
+                f"pretrain: steps must be at least 1 and batch at least 2, got {self.steps} and {self.batch}"
+            )
 
     @property
     def key(self) -> str:
@@ -74,8 +83,6 @@ def run(
 
     An interrupted call goes on from its last checkpoint. Raises UserError for bad input.
     """
-    if config.steps < 1 or config.batch < 2:
-        raise UserError(f"pretrain: steps must be at least 1 and batch at least 2, got {config.steps}, {config.batch}")
     where = setting.device(device)
     data = setting.data(
         config.dataset,
@@ -92,7 +99,7 @@ def run(
     ).to(where)
     model.train()
     trained = [*model.backbone.parameters(), *model.project.parameters()]
-    optimiser = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    optimiser = Adam(trained, lr=config.lr, weight_decay=config.weight_decay)
     saved = results / "checkpoints" / f"{config.key}.pt"
     history: list[dict] = []
     first, before = 0, 0.0
@@ -108,11 +115,8 @@ def run(
         views = contrastive(torch.cat([faces, faces]), config.image_size, generator(config.seed, "views", step))
         z = F.normalize(model.project(model.feature(views)), dim=1)
         loss = info_nce(*z.chunk(2), config.temperature)
-        for group in optimiser.param_groups:
-            group["lr"] = rate(config, step)
-        optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimiser.step(rate(config, step))
         total, counted = total + loss.detach(), counted + 1
         if (step + 1) % checkpoint_every == 0 or step + 1 == config.steps:
             history.append({"step": step + 1, "loss": round(float(total) / counted, 5)})
@@ -122,6 +126,8 @@ def run(
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
             checkpoint.save(saved, {**state, "step": step + 1, "seconds": seconds, "history": history})
     seconds = before + time.perf_counter() - started
+    # Measured before the weights are there, as a sweep takes a start that is there for finished.
+    scores = worth(model, data, images, config.image_size)
     weights = file(results, config.key)
     write_weights(weights, model, config)
     record = {
@@ -131,7 +137,7 @@ def run(
         "config": asdict(config),
         "data": data.summary(),
         "start": {"kind": "pretrain", "key": config.key, "sha256": sha256(weights), "matched": 1.0},
-        "metrics": {**worth(model, data, images, config.image_size), "loss": history[-1]["loss"]},
+        "metrics": {**scores, "loss": history[-1]["loss"]},
         "history": history,
         "provenance": records.provenance(where, "bf16" if bf16 else "fp32", seconds, config.steps),
     }

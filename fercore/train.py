@@ -17,12 +17,13 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fercore import augment, checkpoint, metrics, pretrain, records, setting, splits, starts, text
+from fercore import augment, checkpoint, metrics, paths, pretrain, records, setting, splits, starts, text
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.fusion import fuse
 from fercore.methods import Batch, Context, Step, resolve
+from fercore.optimisers import Adam
 from fercore.randomness import batch_indices, generator
 
 LAST = 5  # evaluations in the reported mean
@@ -110,7 +111,7 @@ class Training:
     bf16: bool
     model: ImageEncoder
     ema: EMA
-    optimiser: torch.optim.Optimizer
+    optimiser: Adam
     state: nn.Module
     tally: Tally
     history: list[dict]
@@ -194,7 +195,7 @@ def set_up(config: Run, data_root: str | Path | None, results: Path, device: str
         bf16=bf16,
         model=model,
         ema=EMA(model, config.ema),
-        optimiser=torch.optim.Adam(model.parameters(), lr=config.lr, fused=True),
+        optimiser=Adam(model.parameters(), lr=config.lr),
         state=state,
         tally=Tally(),
         history=[],
@@ -212,7 +213,9 @@ def begin(model: ImageEncoder, config: Run, results: Path) -> starts.Start:
         return starts.Start("imagenet", None, round(matched, 4))
     if kind not in ("file", "pretrain") or not name:
         raise UserError(f"start: {config.start!r} is unknown; use none, imagenet, file:PATH or pretrain:KEY")
-    path = Path(name) if kind == "file" else pretrain.file(results, name)
+    path = Path(name).expanduser() if kind == "file" else pretrain.file(results, name)
+    if not path.exists():
+        path = paths.ROOT / path  # a profile's paths are relative to the repository, wherever it is run from
     if kind == "pretrain" and not path.exists():
         raise UserError(f"{path}: this start is missing; `python -m fercore reproduce` or `pretrain` makes it")
     matched = starts.load(model.backbone, starts.tensors(path), config.start_keys, str(path))
@@ -276,12 +279,9 @@ def rate(config: Run, step: int) -> float:
 def train_step(run: Training, forward: ImageEncoder, step: int) -> None:
     """One optimiser step. On a GPU nothing in it waits for the device."""
     batch, hidden = make_batch(run, step)
-    for group in run.optimiser.param_groups:
-        group["lr"] = rate(run.config, step)
     result = run.method.step(forward, batch, run.state, run.options)
-    run.optimiser.zero_grad(set_to_none=True)
     result.total.backward()
-    run.optimiser.step()
+    run.optimiser.step(rate(run.config, step))
     run.ema.update(run.model, step)
     run.tally.add(result, hidden)
 
