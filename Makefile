@@ -1,10 +1,10 @@
-# make demo | make test | make lab | make study PROFILE=rafdb
+# make demo | make test | make lab | make study PROFILE=rafdb [DATA=folder]
 # Needs Python >= 3.10 and nothing else; the first call builds .venv, later calls install nothing.
 PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
 
-.PHONY: demo test lab study lock clean
+.PHONY: demo test lab study
 .DELETE_ON_ERROR:
 
 .venv/installed: requirements.lock pyproject.toml
@@ -18,7 +18,7 @@ demo: .venv/installed
 	$(BIN)/python -m fercore reproduce params/demo.yaml
 
 study: .venv/installed
-	$(BIN)/python -m fercore reproduce params/$(PROFILE).yaml
+	$(BIN)/python -m fercore reproduce params/$(PROFILE).yaml $(if $(DATA),--data-root $(DATA))
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests

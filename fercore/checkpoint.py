@@ -1,12 +1,11 @@
 """Checkpoints: everything a run needs to go on, written atomically, read without pickle."""
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
 
-from fercore.errors import UserError
+from fercore.errors import UserError, reason
 
 
 def save(path: Path, state: dict) -> None:
@@ -26,6 +25,5 @@ def load(path: Path, device: torch.device) -> dict | None:
         return None
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged checkpoint ({reason}); delete it, and the run starts again") from None
+    except Exception as error:  # what torch raises on damaged bytes has no common base
+        raise UserError(f"{path}: damaged checkpoint ({reason(error)}); delete it, and the run starts again") from None

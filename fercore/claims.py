@@ -21,6 +21,7 @@ A direction may be tested on other faces than the paper's: the comparison carrie
 value never is.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,9 +85,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One direction or one value, on one data set and budget: the differences (percentage points), and the state."""
+    """One direction or one value, on one data set and budget: `above` minus `below` in points, and the state."""
 
-    step: str
+    above: str
+    below: str
     dataset: str
     labels: int
     differences: tuple[float, ...]
@@ -103,10 +105,28 @@ class Comparison:
 def load(path: Path | None = None) -> list[Claim]:
     """All claims, in the file's order. Raises UserError naming file, entry and key where something is off."""
     path = paths.PARAMS / "claims.yaml" if path is None else path
+    return list(_parse(path, _text(path))[1])
+
+
+def papers(path: Path | None = None) -> dict[str, dict]:
+    """The papers of the file: key -> title, source, read."""
+    path = paths.PARAMS / "claims.yaml" if path is None else path
+    return dict(_parse(path, _text(path))[0])
+
+
+def _text(path: Path) -> str:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+@functools.cache
+def _parse(path: Path, content: str) -> tuple[dict, list[Claim]]:
+    try:
+        data = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     _keys(path, "the file", data, need={"papers", "tables", "statements"})
     for name, paper in data["papers"].items():
         _keys(path, f"papers: {name}", paper, need={"title", "source", "read"})
@@ -119,24 +139,17 @@ def load(path: Path | None = None) -> list[Claim]:
     ids = [claim.id for claim in out]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise UserError(f"{path}: id {twice[0]!r} is used twice")
-    return out
+    return data["papers"], out
 
 
-def papers(path: Path | None = None) -> dict[str, dict]:
-    """The papers of the file: key -> title, source, read."""
-    path = paths.PARAMS / "claims.yaml" if path is None else path
-    load(path)
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["papers"]
+def published(table: str, row: str, column: str) -> Claim:
+    """A cell of a published table, e.g. published("sit-fer/II", "sitfer", "rafdb/100"). Raises UserError."""
+    return find(f"{table} {row} {column}")
 
 
-def published(table: str, row: str, column: str, claims: Sequence[Claim] | None = None) -> Claim:
-    """The cell of a published table, e.g. published("sit-fer/II", "sitfer", "rafdb/100"). UserError if there is none."""
-    return find(f"{table} {row} {column}", claims)
-
-
-def find(id: str, claims: Sequence[Claim] | None = None) -> Claim:
-    """The claim of that id. Raises UserError with the nearest ids where there is none."""
-    claims = load() if claims is None else claims
+def find(id: str) -> Claim:
+    """The claim of that id. Raises UserError with this paper's statements where there is none."""
+    claims = load()
     for claim in claims:
         if claim.id == id:
             return claim
@@ -174,10 +187,10 @@ def compare(claim: Claim, records: Iterable[Mapping]) -> list[Comparison]:
         elif rule.levels:
             rows = [r for r in here if _matches(r, rule.order[0])]
             steps = [(a, b, level_differences(rows, a, b)) for a, b in zip(rule.levels, rule.levels[1:])]
-            found = [judge(f"{b} > {a}", dataset, labels, d) for a, b, d in steps]
+            found = [judge(b, a, dataset, labels, d) for a, b, d in steps]
         else:
             steps = [(a, b, differences(here, a, b, claim.metric)) for a, b in zip(rule.order, rule.order[1:])]
-            found = [judge(f"{name(b)} > {name(a)}", dataset, labels, list(d.values())) for a, b, d in steps]
+            found = [judge(name(b), name(a), dataset, labels, list(d.values())) for a, b, d in steps]
         # A budget at which nothing could be paired says nothing; a missing step of an ordering does.
         if any(c.state != NOT_RUN for c in found):
             out += found
@@ -191,18 +204,21 @@ def measure(record: Mapping, metric: str = "accuracy", head: str = "classifier",
 
 def differences(
     records: Iterable[Mapping], below: Mapping[str, Any], above: Mapping[str, Any], metric: str = "accuracy"
-) -> dict[int, float]:
-    """Points of `above` over `below`, by seed, for every pair of finished runs that differ in nothing else."""
+) -> dict[tuple[int, int], float]:
+    """Points of `above` over `below` for every pair of finished runs that differ in nothing else, by (split, seed)."""
     records = list(records)
     free = {"method", "options", *below, *above}
     low = {_rest(r, free): r for r in records if _matches(r, below)}
     high = {_rest(r, free): r for r in records if _matches(r, above)}
-    both = sorted(low.keys() & high.keys(), key=lambda rest: low[rest]["config"]["seed"])
-    return {low[k]["config"]["seed"]: measure(high[k], metric) - measure(low[k], metric) for k in both}
+    seeds = {
+        rest: (low[rest]["config"]["split_seed"], low[rest]["config"]["seed"]) for rest in low.keys() & high.keys()
+    }
+    both = sorted(seeds, key=seeds.__getitem__)
+    return {seeds[rest]: measure(high[rest], metric) - measure(low[rest], metric) for rest in both}
 
 
 def level_differences(records: Iterable[Mapping], below: str, above: str) -> list[float]:
-    """Points by which one level's pseudo-labels are more often right than another's: last five evaluations of each run."""
+    """Points by which one level is more often right than another: a mean over the last five evaluations per run."""
     out = []
     for record in records:
         last = [h["level_accuracy"] for h in record["history"][-5:] if h.get("level_accuracy")]
@@ -212,13 +228,13 @@ def level_differences(records: Iterable[Mapping], below: str, above: str) -> lis
     return out
 
 
-def judge(step: str, dataset: str, labels: int, differences: Sequence[float]) -> Comparison:
+def judge(above: str, below: str, dataset: str, labels: int, differences: Sequence[float]) -> Comparison:
     """The rule for a direction."""
     if not differences:
-        return Comparison(step, dataset, labels, (), math.nan, None, None, NOT_RUN)
+        return Comparison(above, below, dataset, labels, (), math.nan, None, None, NOT_RUN)
     gain, (error, needed) = statistics.fmean(differences), _error(differences)
     verdict = NOT_REPRODUCED if gain <= 0 else REPRODUCED if needed is not None and gain > needed else PARTLY
-    return Comparison(step, dataset, labels, tuple(differences), gain, error, needed, verdict)
+    return Comparison(above, below, dataset, labels, tuple(differences), gain, error, needed, verdict)
 
 
 def _value(claim: Claim, dataset: str, labels: int, ours: Sequence[float]) -> Comparison:
@@ -227,10 +243,11 @@ def _value(claim: Claim, dataset: str, labels: int, ours: Sequence[float]) -> Co
     margin, (error, needed) = statistics.fmean(gaps), _error(ours)
     tolerance = (claim.spread or 0) + (needed or 0)
     inside = abs(margin) <= tolerance
-    verdict = REPRODUCED if inside and needed is not None else PARTLY if abs(margin) <= 2 * tolerance else NOT_REPRODUCED
-    if len(ours) == 1:
+    if needed is None:
         verdict = PARTLY if inside else NOT_REPRODUCED
-    return Comparison(f"our {claim.row}", dataset, labels, tuple(gaps), margin, error, needed, verdict)
+    else:
+        verdict = REPRODUCED if inside else PARTLY if abs(margin) <= 2 * tolerance else NOT_REPRODUCED
+    return Comparison(claim.says, "published", dataset, labels, tuple(gaps), margin, error, needed, verdict)
 
 
 def _error(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -337,10 +354,11 @@ def _statement(path: Path, entry: Mapping, papers: Mapping, cells: Mapping[str, 
             raise UserError(f"{path}, {spot}: an order needs two rows, or one row and two levels")
         rule = Rule(given["notebook"], order, levels, given.get("dataset"), given.get("labels"))
     gains, metric = _gains(path, where, entry.get("gains"), cells)
+    stated = (entry.get("gains") or {}).get("stated", {})
     return Claim(
         id=entry["id"], paper=entry["paper"], table=entry["where"], kind="direction", says=entry["says"],
         metric=metric, units="points", gains=gains, caveat=entry.get("caveat", ""), reproduced_by=rule,
-        stated=tuple((column, float(points)) for column, points in (entry.get("gains") or {}).get("stated", {}).items()),
+        stated=tuple((column, float(points)) for column, points in stated.items()),
     )  # fmt: skip
 
 

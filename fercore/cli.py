@@ -16,6 +16,9 @@ app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
 )
 
+# A wrong option or value. Older typers import click, newer ones carry their own: this finds either's.
+Usage = typer.BadParameter.__mro__[1]
+
 Root = Annotated[Optional[Path], typer.Option(help="Where the data set lies.")]  # noqa: UP045  (typer reads it)
 Results = Annotated[Path, typer.Option(help="Folder for records, checkpoints and starts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -230,7 +233,12 @@ def bench(
 def main() -> None:
     """Entry point: one clear line instead of a traceback where the user can mend it."""
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    except Usage as error:
+        if len(sys.argv) == 1:
+            error.show()
+        else:
+            typer.echo(f"error: {' '.join(error.format_message().split())} (see --help)", err=True)
+    sys.exit(2)

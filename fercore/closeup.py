@@ -1,23 +1,29 @@
 """One step of SIT-FER, kept for looking at.
 
-A short training on rendered faces, then everything that the next step is computed from: features and logits of its
-faces, the memory, the prompt table. It is stored once, because a training differs in the last digits between machines;
-whoever reads the file computes the levels, the fusion and the losses from it, and finds the same numbers everywhere.
+A short training on rendered faces, then everything that the next step is computed from: logits, features and
+embeddings of its faces, the memory, the prompt table. It is stored once, because a training differs in its last digits
+between machines; from the stored tensors everybody computes the same levels, fusion and losses.
 """
 
+import json
 import os
+import statistics
+import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fercore import augment, records, train
+from fercore import augment, datasets, records, train
 from fercore.config import Run
-from fercore.fusion import fuse
+from fercore.fusion import DistributionAlignment, fuse, similarity_softmax
+from fercore.memory import InstanceMemory
+from fercore.methods import resolve
 from fercore.randomness import generator
 
 CANDIDATES = 64  # unlabelled faces from which the shown ones are picked
@@ -27,37 +33,37 @@ CANDIDATES = 64  # unlabelled faces from which the shown ones are picked
 class Closeup:
     """What one step starts from. `losses` [s] is the total loss of every training step before it.
 
-    `tensors`: labels [b]; labelled_logits [b, k], labelled_text [b, t], labelled_embedding [b, e]; of m unlabelled
-    faces their rows in the data set [m], truth [m] (hidden from the method), weak_logits, weak_text, weak_embedding,
-    strong_logits; memory [n, e] with memory_labels [n]; the prompt table text [k, t]; the alignment's means [w, k].
+    `tensors`: labels [b], labelled_logits [b, k], labelled_text [b, t], labelled_embedding [b, e]; of m unlabelled
+    faces truth [m] (hidden from the method), weak_logits, weak_text, weak_embedding, strong_logits; memory [n, e] and
+    memory_labels [n]; the prompt table text [k, t]; the alignment's last batch means [w, k]; rows of the data set:
+    candidates [64] and which of them are shown, pick [m].
     """
 
-    config: Mapping
+    config: Run
     classes: tuple[str, ...]
     losses: Tensor
     tensors: dict[str, Tensor]
 
 
-def settings(steps: int = 300, **changes) -> Run:
-    """The training that precedes the step: small enough for seconds on one core."""
-    options = {"n": 700, "test": 70}
-    values = {"dataset": "facs", "method": "sitfer", "labels": 70, "steps": steps, "evaluations": 1, "image_size": 48}
-    values |= {"dataset_options": options, "text": "minilm", "lr": 1e-3, "ema": 0.0, "precision": "fp32"}
+def settings(steps: int = 150, **changes) -> Run:
+    """The training that precedes the step: small enough for seconds on two cores."""
+    values = {"dataset": "facs", "method": "sitfer", "labels": 70, "steps": steps, "evaluations": 1, "image_size": 32}
+    values |= {"dataset_options": {"n": 700, "test": 70}, "text": "minilm", "lr": 1e-3, "ema": 0.0, "precision": "fp32"}
     return Run(**values | changes)
 
 
 def complete(folder: Path, config: Run, *, shown: int = 8, progress: bool = True) -> Closeup:
     """The step stored in `folder`/one_step.npz; made and stored when it is missing or was made otherwise."""
     path = Path(folder) / "one_step.npz"
-    if (stored := read(path)) is None or stored.config != config.to_dict():
+    stored = read(path)
+    if stored is None or stored.config != config:
         write(path, make(config, shown, progress))
         stored = read(path)
-        assert stored is not None
     return stored
 
 
 def make(config: Run, shown: int = 8, progress: bool = True) -> Closeup:
-    """Train, then pick `shown` unlabelled faces: the half on which the levels agree most, the half where least."""
+    """Train, then pick `shown` unlabelled faces: those on which the levels agree most, and as many where least."""
     run = train.set_up(config, None, Path(), "cpu")
     train.prepare(run)
     losses = []
@@ -66,55 +72,47 @@ def make(config: Run, shown: int = 8, progress: bool = True) -> Closeup:
         losses.append(float(run.tally.sums["loss/total"]))
         run.tally.sums = {}
     with torch.no_grad():
-        return look(run, torch.tensor(losses), shown)
+        return _look(run, torch.tensor(losses), shown)
 
 
-def look(run: train.Training, losses: Tensor, shown: int) -> Closeup:
-    """Everything that the step after the last one is computed from."""
-    pool = torch.from_numpy(run.data.pool)
-    slots = torch.from_numpy(run.split.labelled)[: run.config.batch]
-    others = torch.from_numpy(run.split.unlabelled)[:CANDIDATES]
-    labels, truth = run.labels[pool[slots]], run.labels[pool[others]]
-    labelled, weak, strong = views(run, pool[slots], pool[others])
-    first, third = run.model.together(labelled, strong)
-    second = run.model(weak)
-    levels = run.method.levels(run.model, second, run.state, run.options)
-    order = divergence(levels).argsort()
-    pick = torch.cat([order[: shown // 2], order[-(shown - shown // 2) :]])
-    valid = run.state.memory.valid
-    tensors = {
-        "labels": labels,
-        "labelled_logits": first.logits,
-        "labelled_text": run.model.to_text(first.feature),
-        "labelled_embedding": first.embedding,
-        "rows": pool[others][pick],
-        "truth": truth[pick],
-        "weak_logits": second.logits[pick],
-        "weak_text": run.model.to_text(second.feature)[pick],
-        "weak_embedding": second.embedding[pick],
-        "strong_logits": third.logits[pick],
-        "memory": run.state.memory.embedding[valid],
-        "memory_labels": run.state.memory.label[valid].argmax(1),
-        "text": run.state.text,
-        "means": run.state.alignment.means,
+def levels(step: Closeup) -> dict[str, Tensor]:
+    """p_sem, p_text (5), p_ins (6, 7) and their fusion (8) for the shown faces, each [m, k]."""
+    _, options = resolve(step.config.method, step.config.options)
+    p = {
+        "semantic": step.tensors["weak_logits"].softmax(1),
+        "text": similarity_softmax(step.tensors["weak_text"], step.tensors["text"], options.t_text),
+        "instance": memory(step).vote(step.tensors["weak_embedding"], options.t_instance),
     }
-    classes = run.data.faces.classes
-    return Closeup(run.config.to_dict() | {"method options": asdict(run.options)}, classes, losses, tensors)
+    return p | {"fused": fuse(p)}
 
 
-def views(run: train.Training, labelled: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weak views of labelled faces, weak and strong views of unlabelled ones: float [., 3, h, w]."""
-    size, seed = run.config.image_size, run.config.seed
-    return (
-        augment.weak(run.images[labelled], size, generator(seed, "close-up, labelled")),
-        augment.weak(run.images[others], size, generator(seed, "close-up, weak")),
-        augment.strong(run.images[others], size, generator(seed, "close-up, strong")),
-    )
+def memory(step: Closeup) -> InstanceMemory:
+    """The instance memory before the step, with one empty slot more for each unlabelled face that is shown."""
+    stored, labels = step.tensors["memory"], step.tensors["memory_labels"]
+    _, options = resolve(step.config.method, step.config.options)
+    slots = len(stored) + len(step.tensors["truth"])
+    out = InstanceMemory(slots, stored.shape[1], len(step.classes), options.alpha)
+    out.write(torch.arange(len(stored)), stored, labels)
+    return out
 
 
-def divergence(levels: Mapping[str, Tensor]) -> Tensor:
-    """Jensen-Shannon divergence of the levels [m, k] for each face, in nats: H(mean) - mean(H), 0 where they agree."""
-    return entropy(fuse(dict(levels))) - torch.stack([entropy(p) for p in levels.values()]).mean(0)
+def decide(step: Closeup, fused: Tensor) -> tuple[Tensor, Tensor]:
+    """DA(p_hat) [m, k] and the mask [m] of (9): the alignment goes on from the batch means of the training."""
+    _, options = resolve(step.config.method, step.config.options)
+    alignment = DistributionAlignment(len(step.classes), options.window)
+    alignment.means.copy_(step.tensors["means"])
+    alignment.count.fill_(step.config.steps)
+    target = alignment(fused)
+    return target, target.max(1).values > options.tau
+
+
+def pictures(step: Closeup) -> dict[str, np.ndarray]:
+    """The shown faces and the two views that the step sees of each: uint8 [m, h, w, 3]."""
+    faces = datasets.load(step.config.dataset, **step.config.dataset_options)
+    rows = step.tensors["candidates"].numpy()
+    candidates, pick = torch.from_numpy(faces.images[rows]), step.tensors["pick"]
+    weak, strong = (_pixels(view[pick]) for view in _views(candidates, step.config))
+    return {"face": candidates[pick].permute(0, 2, 3, 1).numpy(), "weak": weak, "strong": strong}
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -122,11 +120,74 @@ def entropy(p: Tensor) -> Tensor:
     return -(p * p.clamp_min(1e-12).log()).sum(1)
 
 
+def divergence(p: Mapping[str, Tensor]) -> Tensor:
+    """Jensen-Shannon divergence of the levels [m, k] in nats: mean of KL(level || mean of levels), 0 if they agree."""
+    alone = torch.stack([level for name, level in p.items() if name != "fused"])
+    ratio = alone.clamp_min(1e-12).log() - alone.mean(0).clamp_min(1e-12).log()
+    return (alone * ratio).sum(2).mean(0)
+
+
+def story(step: Closeup) -> str:
+    """How the model of this step came about, in two lines."""
+    c, n = step.config, min(10, len(step.losses))
+    first, last = (statistics.fmean(part.tolist()) for part in (step.losses[:n], step.losses[-n:]))
+    return (
+        f"{c.steps} steps of {c.method} on rendered faces, {c.labels} labels, {c.image_size} px, {c.encoder} from "
+        f"random weights, text {c.text}\nloss {first:.2f} at first, {last:.2f} at last (means of {n} steps)"
+    )
+
+
+def _look(run: train.Training, losses: Tensor, shown: int) -> Closeup:
+    """Everything that the step after the last one is computed from."""
+    pool = torch.from_numpy(run.data.pool)
+    labelled = pool[torch.from_numpy(run.split.labelled)[: run.config.batch]]
+    candidates = pool[torch.from_numpy(run.split.unlabelled)[:CANDIDATES]]
+    weak, strong = _views(run.images[candidates], run.config)
+    own = augment.weak(run.images[labelled], run.config.image_size, generator(run.config.seed, "close-up, labelled"))
+    first, third = run.model.together(own, strong)
+    second = run.model(weak)
+    order = divergence(run.method.levels(run.model, second, run.state, run.options)).argsort()
+    pick = torch.cat([order[: shown // 2], order[-(shown - shown // 2) :]])
+    known = run.state.memory.valid
+    tensors = {
+        "labels": run.labels[labelled],
+        "labelled_logits": first.logits,
+        "labelled_text": run.model.to_text(first.feature),
+        "labelled_embedding": first.embedding,
+        "truth": run.labels[candidates][pick],
+        "weak_logits": second.logits[pick],
+        "weak_text": run.model.to_text(second.feature)[pick],
+        "weak_embedding": second.embedding[pick],
+        "strong_logits": third.logits[pick],
+        "memory": run.state.memory.embedding[known],
+        "memory_labels": run.state.memory.label[known].argmax(1),
+        "text": run.state.text,
+        "means": run.state.alignment.means,
+        "candidates": candidates,
+        "pick": pick,
+    }
+    return Closeup(run.config, run.data.faces.classes, losses, tensors)
+
+
+def _views(images: Tensor, config: Run) -> tuple[Tensor, Tensor]:
+    """Weak and strong views [., 3, size, size] of the candidates."""
+    return (
+        augment.weak(images, config.image_size, generator(config.seed, "close-up, weak")),
+        augment.strong(images, config.image_size, generator(config.seed, "close-up, strong")),
+    )
+
+
+def _pixels(view: Tensor) -> np.ndarray:
+    """A normalised view back as uint8 [m, h, w, 3]."""
+    mean, std = torch.tensor(augment.MEAN).view(1, 3, 1, 1), torch.tensor(augment.STD).view(1, 3, 1, 1)
+    return ((view * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
 def write(path: Path, step: Closeup) -> None:
-    """Store a close-up atomically. The memory is rounded to half precision, by far the largest part of it."""
+    """Store a close-up atomically. The memory, by far the largest part, is rounded to half precision."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in step.tensors.items()}
     arrays["memory"] = arrays["memory"].astype(np.float16)
-    about = records.canonical({"config": step.config, "classes": step.classes})
+    about = records.canonical({"config": step.config.to_dict(), "classes": step.classes})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
@@ -134,3 +195,17 @@ def write(path: Path, step: Closeup) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Closeup | None:
+    """The close-up stored at `path`; None where there is none, or none that is whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors["memory"] = F.normalize(tensors["memory"].float(), dim=1)
+        config, losses = Run.from_dict(about["config"]), tensors.pop("losses")
+        return Closeup(config, tuple(about["classes"]), losses, tensors)
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+        return None

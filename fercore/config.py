@@ -6,6 +6,21 @@ from fercore import records
 from fercore.errors import UserError
 
 SCHEDULES = ("constant", "cosine")
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
+
+
+def check_types(config: object) -> None:
+    """Raise UserError for a field of another type than its annotation; whole numbers become floats where asked for.
+
+    So that 0 and 0.0 make one key, and YAML's reading of 3e-4 as a text is noticed.
+    """
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if f.type is float and type(value) is int:
+            object.__setattr__(config, f.name, float(value))
+        elif type(value) is not f.type:
+            hint = "; YAML reads a number only with a point: 3.0e-4" if f.type is float else ""
+            raise UserError(f"{f.name}: expected {WORDS[f.type]}, got {value!r}{hint}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,7 @@ class Run:
     compile: bool = False
 
     def __post_init__(self):
+        check_types(self)
         if min(self.labels, self.steps, self.batch, self.unlabelled_batch, self.image_size) < 1:
             raise UserError("labels, steps, batch, unlabelled_batch and image_size must be at least 1")
         if not 1 <= self.evaluations <= self.steps:

@@ -33,6 +33,7 @@ COLOURS = {
     "instance": "#E69F00",
     "fused": INK,
 }
+STATES = {"reproduced": "#009E73", "partly": "#E69F00", "not reproduced": "#D55E00"}
 MARKERS = {"rafdb/100": "D", "sfew/400": "s"}  # of the published values
 
 
@@ -186,30 +187,66 @@ def recall(records: Sequence[Mapping], labels: int | None = None) -> Figure:
     return figure
 
 
+def gains(claims: Sequence[published.Claim], records: Sequence[Mapping]) -> Figure:
+    """Statements of the kind "b is above a": published gains hollow, ours filled with what the rule needs as a bar."""
+    tested = [(claim, published.compare(claim, records)) for claim in claims if claim.reproduced_by]
+    tested = [(c, found) for c, found in tested if c.kind == "direction" and len({f.above for f in found}) <= 1]
+    figure, ax = plt.subplots()
+    for y, (claim, found) in enumerate(reversed(tested)):
+        ax.plot([p for _, p in claim.gains], [y] * len(claim.gains), "D", mfc="white", mec=FAINT, ms=4, mew=0.9)
+        for k, f in enumerate(found):
+            at = y + (k - (len(found) - 1) / 2) * 0.28
+            bar = {"xerr": f.needed} if f.needed is not None else {}
+            ax.errorbar(f.gain, at, fmt="o", ms=5, color=STATES[f.state], mec="white", mew=0.6, elinewidth=1.4, **bar)
+    ax.axvline(0, color=INK, lw=0.7)
+    ax.set(xlabel="gain (points)", ylim=(-0.6, len(tested) - 0.4))
+    ax.set_yticks(range(len(tested)), [c.id.split("/")[1].replace("-", " ") for c, _ in reversed(tested)])
+    ax.tick_params(axis="y", length=0)
+    marks = [plt.Line2D([], [], ls="", marker="D", mfc="white", mec=FAINT, ms=4, label="published")]
+    for state, colour in STATES.items():
+        marks.append(plt.Line2D([], [], ls="", marker="o", mfc=colour, mec="white", ms=6, label=f"ours: {state}"))
+    figure.legend(handles=marks, loc="outside upper right", ncols=4, handletextpad=0.1, columnspacing=1)
+    return figure
+
+
+def views(pictures: Mapping[str, UInt8[np.ndarray, "m h w c"]], titles: Sequence[str]) -> Figure:
+    """Faces in columns, one line for each kind of picture (the face, its weak view, its strong view)."""
+    m = len(titles)
+    figure, axes = plt.subplots(len(pictures), m, figsize=(1.02 * m, 1.1 * len(pictures)), squeeze=False)
+    for line, (kind, images) in zip(axes, pictures.items()):
+        for ax, image in zip(line, images):
+            _picture(ax, image)
+        line[0].set_ylabel(kind, rotation=0, ha="right", va="center")
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize="small", pad=3)
+    return figure
+
+
 def level_bars(
-    images: UInt8[np.ndarray, "m c h w"], levels: Mapping[str, Tensor], truth: Tensor, classes: Sequence[str]
+    images: UInt8[np.ndarray, "m h w c"], levels: Mapping[str, Tensor], truth: Tensor, classes: Sequence[str]
 ) -> Figure:
     """Under each face the probabilities that the levels [m, k] give to the classes; a mark points at the true one."""
     m, k = next(iter(levels.values())).shape
-    figure, axes = plt.subplots(
-        1 + len(levels),
-        m,
-        figsize=(1.02 * m, 1.05 + 0.68 * len(levels)),
-        height_ratios=[1.7] + [1] * len(levels),
-        squeeze=False,
-    )
-    for i in range(m):
-        face = images[i].transpose(1, 2, 0)
-        axes[0, i].imshow(face.squeeze(), cmap="gray" if face.shape[2] == 1 else None, interpolation="nearest")
-        axes[0, i].set_axis_off()
-        axes[0, i].set_title(classes[int(truth[i])], fontsize="small", pad=3)
+    size, heights = (1.02 * m, 1.05 + 0.68 * len(levels)), [1.7] + [1] * len(levels)
+    figure, axes = plt.subplots(1 + len(levels), m, figsize=size, height_ratios=heights, squeeze=False)
+    for i, label in enumerate(truth.tolist()):
+        _picture(axes[0, i], images[i])
+        axes[0, i].set_title(classes[label], fontsize="small", pad=3)
         for ax, (level, p) in zip(axes[1:, i], levels.items()):
-            _bars(ax, p[i].cpu().numpy(), COLOURS[level], int(truth[i]))
-            if i == 0:
-                ax.set_ylabel(level, rotation=0, ha="right", va="center", color=COLOURS[level], fontsize="small")
-        axes[-1, i].set_xticks(range(k), [c[:2] for c in classes], rotation=90, fontsize=6.5)
-        axes[-1, i].get_xticklabels()[int(truth[i])].set_fontweight("bold")
+            _bars(ax, p[i].cpu().numpy(), COLOURS[level], label)
+        axes[-1, i].set_xticks(range(k), [name[:2] for name in classes], rotation=90, fontsize=6.5)
+        axes[-1, i].tick_params(axis="x", length=0, pad=8)
+        axes[-1, i].get_xticklabels()[label].set_fontweight("bold")
+    for ax, level in zip(axes[1:, 0], levels):
+        ax.set_ylabel(level, rotation=0, ha="right", va="center", color=COLOURS[level])
     return figure
+
+
+def _picture(ax: Axes, image: np.ndarray) -> None:
+    ax.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
 
 
 def _bars(ax: Axes, p: np.ndarray, colour: str, truth: int) -> None:

@@ -27,18 +27,19 @@ class InstanceMemory(nn.Module):
 
         With no valid slot there is nothing to vote: every row is uniform.
         """
-        similarity = embedding @ self.embedding.T / temperature
+        memory, label, valid = self.embedding, self.label, self.valid
+        if torch.is_inference_mode_enabled():  # evaluation may wait for the device, and leaves empty slots out
+            memory, label, valid = memory[valid], label[valid], valid[valid]
+        similarity = embedding @ memory.T / temperature
         # The most negative finite number: like -inf where any slot is valid, and no NaN where none is.
-        lowest = torch.finfo(similarity.dtype).min
-        q = similarity.masked_fill(~self.valid, lowest).softmax(1)  # (6)
-        return torch.where(self.valid.any(), q @ self.label, 1 / self.label.shape[1])  # (7)
+        q = similarity.masked_fill(~valid, torch.finfo(similarity.dtype).min).softmax(1)  # (6)
+        return torch.where(valid.any(), q @ label, 1 / label.shape[1])  # (7)
 
     def write(
         self, slots: Int64[Tensor, " b"], embedding: Float[Tensor, "b e"], labels: Int64[Tensor, " b"]
     ) -> None:
         """Labelled faces: m_i <- alpha m_i + (1 - alpha) z_i, renormalised (10); a new slot takes z_i."""
-        self._store(slots, embedding.detach(), labels)
-        self.valid[slots] = True
+        self._store(slots, embedding.detach(), labels, torch.ones_like(slots, dtype=torch.bool))
         self.known[slots] = True
 
     def admit(
@@ -55,10 +56,9 @@ class InstanceMemory(nn.Module):
         known = self.known[slots]
         embedding = torch.where(known[:, None], self.embedding[slots], embedding.detach())
         labels = torch.where(known, self.label[slots].argmax(1), labels)
-        self._store(slots, embedding, labels)
-        self.valid[slots] = keep | known
+        self._store(slots, embedding, labels, keep | known)
 
-    def _store(self, slots: Tensor, embedding: Tensor, labels: Tensor) -> None:
+    def _store(self, slots: Tensor, embedding: Tensor, labels: Tensor, valid: Tensor) -> None:
         # A slot that occurs twice in a batch takes its last row, on every device.
         order = torch.arange(1, len(slots) + 1, device=slots.device)
         last = ((slots[:, None] == slots) * order).argmax(1)
@@ -66,3 +66,4 @@ class InstanceMemory(nn.Module):
         mixed = F.normalize(self.momentum * self.embedding[slots] + (1 - self.momentum) * embedding, dim=1)
         self.embedding[slots] = torch.where(self.valid[slots][:, None], mixed, embedding)
         self.label[slots] = F.one_hot(labels, self.label.shape[1]).to(self.label.dtype)
+        self.valid[slots] = valid[last]

@@ -41,14 +41,15 @@ def read(path: Path) -> list[dict]:
     if not path.exists():
         return []
     out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Bytes: str.splitlines also splits at separators that JSON leaves inside a string.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no UTF-8
             raise UserError(
-                f"{path}, line {number}: not a JSON record ({error.msg}); delete the line to have its run made again, "
+                f"{path}, line {number}: not a JSON record ({error}); delete the line to have its run made again, "
                 "or restore the file with git"
             ) from None
         if not isinstance(record, dict) or not {"key", "kind", "status", "config"} <= set(record):

@@ -17,14 +17,15 @@ PRECISIONS = ("auto", "fp32", "bf16")
 def device(name: str = "auto") -> torch.device:
     """The device of this name; "auto" is the GPU where there is one. Raises UserError."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(name)
     except RuntimeError:
         raise UserError(f"device: {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {name} was asked for and torch sees no CUDA device here")
-    return chosen
+    # With its number, as tensors report it: torch.device("cuda") != torch.device("cuda:0").
+    return torch.device("cuda", torch.cuda.current_device()) if chosen == torch.device("cuda") else chosen
 
 
 def bf16(precision: str, device: torch.device) -> bool:

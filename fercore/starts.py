@@ -5,17 +5,15 @@ so a start is always named, its share of matched tensors is recorded, and so is 
 """
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fercore.errors import UserError
+from fercore.errors import UserError, reason
 
 # Prefixes under which published face networks keep their backbone, removed in this order.
 WRAPPERS = ("module.", "encoder_q.", "online_encoder.", "encoder.", "backbone.", "model.", "features.", "resnet.")
@@ -47,9 +45,8 @@ def tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: no such weights file; expected .safetensors, or a state dict saved by torch")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not readable as weights ({reason}); convert it to safetensors") from None
+    except Exception as error:  # what torch raises on damaged bytes has no common base
+        raise UserError(f"{path}: not readable as weights ({reason(error)}); convert it to safetensors") from None
     for name in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
@@ -104,8 +101,7 @@ def imagenet(encoder: str) -> dict[str, Tensor]:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"start: imagenet: {file} is absent and could not be fetched ({reason}); "
+            f"start: imagenet: {file} is absent and could not be fetched ({reason(error)}); "
             "place torchvision's file there, or choose another start"
         ) from None

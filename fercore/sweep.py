@@ -14,11 +14,12 @@ import yaml
 from tqdm.auto import tqdm
 
 from fercore import paths, pretrain, records, train
-from fercore.config import Run
+from fercore.config import WORDS, Run
+from fercore.datasets import NAMES
 from fercore.errors import UserError
 from fercore.pretrain import Pretrain
 
-GRID = {"labels", "seeds", "split_seeds", "methods"}
+GRID = {"labels": int, "seeds": int, "split_seeds": int, "methods": str}
 OTHER = {"profile", "data_root", "notebooks", "start", "dataset"}
 SHARED = {f.name for f in dataclasses.fields(Run)} - {"labels", "seed", "split_seed", "method", "start", "start_keys"}
 
@@ -77,18 +78,24 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
         raise UserError(f"{file}: no such profile; there are {known}, or give the path of a YAML")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected keys and values, e.g. dataset: fer2013")
-    if unknown := sorted(set(values) - GRID - OTHER - SHARED):
-        known = ', '.join(sorted(GRID | OTHER | SHARED))
+    if unknown := sorted(map(str, set(values) - set(GRID) - OTHER - SHARED)):
+        known = ", ".join(sorted(set(GRID) | OTHER | SHARED))
         raise UserError(f"{file}: unknown key {', '.join(unknown)}; known are {known}")
     if missing := sorted({"dataset", "labels", "seeds", "methods", "steps"} - set(values)):
         raise UserError(f"{file}: missing key {', '.join(missing)}")
-    for key in GRID & set(values):
-        if not isinstance(values[key], list) or not values[key]:
-            raise UserError(f"{file}: {key}: expected a list that is not empty, got {values[key]!r}")
+    for key in GRID.keys() & values:
+        given = values[key]
+        if not isinstance(given, list) or not given or any(type(v) is not GRID[key] for v in given):
+            raise UserError(f"{file}: {key}: expected a list, each entry {WORDS[GRID[key]]}, got {given!r}")
+    if values["dataset"] not in NAMES:
+        raise UserError(f"{file}: dataset: {values['dataset']!r} is unknown; known are {', '.join(NAMES)}")
+    notebooks = values.get("notebooks") or {}
+    if not isinstance(notebooks, dict) or not all(isinstance(extra or {}, dict) for extra in notebooks.values()):
+        raise UserError(f"{file}: notebooks: expected name: {{parameter: value}}, got {notebooks!r}")
     shared = {key: values[key] for key in SHARED & set(values) - {"dataset"}}
     split_seeds = values.get("split_seeds", values["seeds"])
     if len(split_seeds) != len(values["seeds"]):
@@ -99,7 +106,7 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
     study = Profile(
         name=profile,
         dataset=values["dataset"],
-        data_root=paths.ROOT / root if root else None,
+        data_root=paths.ROOT / Path(str(root)).expanduser() if root else None,
         results=Path(results) if results else paths.results(profile),
         labels=values["labels"],
         seeds=values["seeds"],
@@ -109,7 +116,7 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
         start=start,
         start_keys=keys,
         pretrain=first,
-        notebooks={notebook: extra or {} for notebook, extra in (values.get("notebooks") or {}).items()},
+        notebooks={str(notebook): extra or {} for notebook, extra in notebooks.items()},
     )
     try:
         for config in study.runs():
@@ -129,11 +136,14 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
     if isinstance(start, dict) and set(start) == {"pretrain"} and isinstance(start["pretrain"], dict):
         same = {k: shared[k] for k in ("image_size", "encoder", "dataset_options", "drop_duplicates") if k in shared}
         known = {f.name for f in dataclasses.fields(Pretrain)}
-        if unknown := sorted(set(start["pretrain"]) - known):
+        if unknown := sorted(map(str, set(start["pretrain"]) - known)):
             raise UserError(f"{file}: start: pretrain: unknown key {', '.join(unknown)}")
         if missing := sorted({"steps"} - set(start["pretrain"])):
             raise UserError(f"{file}: start: pretrain: missing key {', '.join(missing)}")
-        first = Pretrain(**{"dataset": values["dataset"], **same, **start["pretrain"]})
+        try:
+            first = Pretrain(**{"dataset": values["dataset"], **same, **start["pretrain"]})
+        except UserError as error:
+            raise UserError(f"{file}: start: pretrain: {error}") from None
         return f"pretrain:{first.key}", {}, first
     raise UserError(f"{file}: start: expected none, imagenet, {{file: PATH}} or {{pretrain: {{steps: N}}}}")
 

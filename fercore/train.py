@@ -214,7 +214,7 @@ def begin(model: ImageEncoder, config: Run, results: Path) -> starts.Start:
     if kind not in ("file", "pretrain") or not name:
         raise UserError(f"start: {config.start!r} is unknown; use none, imagenet, file:PATH or pretrain:KEY")
     path = Path(name).expanduser() if kind == "file" else pretrain.file(results, name)
-    if not path.exists():
+    if kind == "file" and not path.exists():
         path = paths.ROOT / path  # a profile's paths are relative to the repository, wherever it is run from
     if kind == "pretrain" and not path.exists():
         raise UserError(f"{path}: this start is missing; `python -m fercore reproduce` or `pretrain` makes it")
@@ -286,7 +286,7 @@ def train_step(run: Training, forward: ImageEncoder, step: int) -> None:
     run.tally.add(result, hidden)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(run: Training, rows: np.ndarray) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"] | None]:
     """Class probabilities of the averaged model for these rows of the data set: classifier, and fused levels."""
     model, size = run.ema.model, run.config.image_size
