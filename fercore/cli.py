@@ -64,17 +64,20 @@ def sweep_(
     params: Annotated[str, typer.Argument(help="A YAML of params/, or its name.")],
     data_root: Root = None,
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    labels: Annotated[Optional[list[int]], typer.Option(help="Only these budgets; repeatable.")] = None,  # noqa: UP045
+    seeds: Annotated[Optional[list[int]], typer.Option(help="Only these seeds; repeatable.")] = None,  # noqa: UP045
     part: Annotated[str, typer.Option(help="I/N: only every N-th run, counted from I = 0.")] = "0/1",
     device: Device = "auto",
 ):
-    """Make a profile's missing runs, without notebooks."""
+    """Make a profile's missing runs, without notebooks. Several processes may share one results folder."""
     study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
     if not sweep.ready(study):
         raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
     first, found, every = part.partition("/")
     if not (found and first.isdigit() and every.isdigit() and int(first) < int(every)):
         raise UserError(f"--part: {part!r} should read I/N with I < N")
-    sweep.complete(study, study.runs()[int(first) :: int(every)], device=device)
+    chosen = [run for run in study.runs(labels=labels) if not seeds or run.seed in seeds]
+    sweep.complete(study, chosen[int(first) :: int(every)], device=device)
     typer.echo(f"{study.records}: {len(sweep.missing(study))} runs of {len(study.runs())} are missing")
 
 

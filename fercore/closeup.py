@@ -8,6 +8,7 @@ between machines; from the stored tensors everybody computes the same levels, fu
 import json
 import os
 import statistics
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from fercore.methods import resolve
 from fercore.randomness import generator
 
 CANDIDATES = 64  # unlabelled faces from which the shown ones are picked
+PIXELS = 32  # side of a shown face
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,14 @@ class Closeup:
     classes: tuple[str, ...]
     losses: Tensor
     tensors: dict[str, Tensor]
+    provenance: dict
 
 
 def settings(steps: int = 150, **changes) -> Run:
     """The training that precedes the step: small enough for seconds on two cores."""
-    values = {"dataset": "facs", "method": "sitfer", "labels": 70, "steps": steps, "evaluations": 1, "image_size": 32}
-    values |= {"dataset_options": {"n": 700, "test": 70}, "text": "minilm", "lr": 1e-3, "ema": 0.0, "precision": "fp32"}
-    return Run(**values | changes)
+    values = {"dataset": "facs", "method": "sitfer", "labels": 105, "steps": steps, "evaluations": 1, "image_size": 32}
+    values |= {"dataset_options": {"n": 700, "test": 70, "difficulty": 0.0}, "text": "minilm"}
+    return Run(**values | {"lr": 5e-4, "ema": 0.0, "precision": "fp32"} | changes)
 
 
 def complete(folder: Path, config: Run, *, shown: int = 8, progress: bool = True) -> Closeup:
@@ -66,13 +69,14 @@ def make(config: Run, shown: int = 8, progress: bool = True) -> Closeup:
     """Train, then pick `shown` unlabelled faces: those on which the levels agree most, and as many where least."""
     run = train.set_up(config, None, Path(), "cpu")
     train.prepare(run)
-    losses = []
+    losses, started = [], time.perf_counter()
     for step in tqdm(range(config.steps), desc="a short training", disable=not progress):
         train.train_step(run, run.model, step)
         losses.append(float(run.tally.sums["loss/total"]))
         run.tally.sums = {}
+    made = records.provenance(run.device, "fp32", time.perf_counter() - started, config.steps)
     with torch.no_grad():
-        return _look(run, torch.tensor(losses), shown)
+        return Closeup(config, run.data.faces.classes, torch.tensor(losses), _look(run, shown), made)
 
 
 def levels(step: Closeup) -> dict[str, Tensor]:
@@ -107,12 +111,14 @@ def decide(step: Closeup, fused: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pictures(step: Closeup) -> dict[str, np.ndarray]:
-    """The shown faces and the two views that the step sees of each: uint8 [m, h, w, 3]."""
+    """The shown faces, made smaller, and the two views that the step sees of each: uint8 [m, h, w, 3]."""
     faces = datasets.load(step.config.dataset, **step.config.dataset_options)
     rows = step.tensors["candidates"].numpy()
     candidates, pick = torch.from_numpy(faces.images[rows]), step.tensors["pick"]
     weak, strong = (_pixels(view[pick]) for view in _views(candidates, step.config))
-    return {"face": candidates[pick].permute(0, 2, 3, 1).numpy(), "weak": weak, "strong": strong}
+    # Pixels are most of a stored notebook: 32 are enough to tell an expression.
+    small = augment.resize(candidates[pick], PIXELS).permute(0, 2, 3, 1).numpy()
+    return {"face": small, "weak": weak, "strong": strong}
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -127,6 +133,11 @@ def divergence(p: Mapping[str, Tensor]) -> Tensor:
     return (alone * ratio).sum(2).mean(0)
 
 
+def record(step: Closeup) -> dict:
+    """The training before the step, as `report.provenance` takes it."""
+    return {"kind": "run", "status": "finished", "config": step.config.to_dict(), "provenance": step.provenance}
+
+
 def story(step: Closeup) -> str:
     """How the model of this step came about, in two lines."""
     c, n = step.config, min(10, len(step.losses))
@@ -137,7 +148,7 @@ def story(step: Closeup) -> str:
     )
 
 
-def _look(run: train.Training, losses: Tensor, shown: int) -> Closeup:
+def _look(run: train.Training, shown: int) -> dict[str, Tensor]:
     """Everything that the step after the last one is computed from."""
     pool = torch.from_numpy(run.data.pool)
     labelled = pool[torch.from_numpy(run.split.labelled)[: run.config.batch]]
@@ -149,7 +160,7 @@ def _look(run: train.Training, losses: Tensor, shown: int) -> Closeup:
     order = divergence(run.method.levels(run.model, second, run.state, run.options)).argsort()
     pick = torch.cat([order[: shown // 2], order[-(shown - shown // 2) :]])
     known = run.state.memory.valid
-    tensors = {
+    return {
         "labels": run.labels[labelled],
         "labelled_logits": first.logits,
         "labelled_text": run.model.to_text(first.feature),
@@ -166,7 +177,6 @@ def _look(run: train.Training, losses: Tensor, shown: int) -> Closeup:
         "candidates": candidates,
         "pick": pick,
     }
-    return Closeup(run.config, run.data.faces.classes, losses, tensors)
 
 
 def _views(images: Tensor, config: Run) -> tuple[Tensor, Tensor]:
@@ -187,11 +197,11 @@ def write(path: Path, step: Closeup) -> None:
     """Store a close-up atomically. The memory, by far the largest part, is rounded to half precision."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in step.tensors.items()}
     arrays["memory"] = arrays["memory"].astype(np.float16)
-    about = records.canonical({"config": step.config.to_dict(), "classes": step.classes})
+    about = {"config": step.config.to_dict(), "classes": step.classes, "provenance": step.provenance}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
-        np.savez_compressed(temporary, about=np.array(about), losses=step.losses.numpy(), **arrays)
+        np.savez_compressed(temporary, about=np.array(records.canonical(about)), losses=step.losses.numpy(), **arrays)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -206,6 +216,6 @@ def read(path: Path) -> Closeup | None:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         tensors["memory"] = F.normalize(tensors["memory"].float(), dim=1)
         config, losses = Run.from_dict(about["config"]), tensors.pop("losses")
-        return Closeup(config, tuple(about["classes"]), losses, tensors)
+        return Closeup(config, tuple(about["classes"]), losses, tensors, about["provenance"])
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
         return None

@@ -1,26 +1,33 @@
 """The configuration of one run: all that its record depends on, and nothing of where it ran."""
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import get_origin
 
 from fercore import records
 from fercore.errors import UserError
 
 SCHEDULES = ("constant", "cosine")
-WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a mapping"}
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+WORDS |= {dict: "keys and values", tuple: "a list"}
 
 
-def check_types(config: object) -> None:
-    """Raise UserError for a field of another type than its annotation; whole numbers become floats where asked for.
+def typed(config: type, values: dict) -> dict:
+    """`values` for the dataclass `config`, whole numbers as floats where it wants them: 0 and 0.0 make one key.
 
-    So that 0 and 0.0 make one key, and YAML's reading of 3e-4 as a text is noticed.
+    Raises UserError for a value of another type than the field's.
     """
+    out = {}
     for f in fields(config):
-        value = getattr(config, f.name)
-        if f.type is float and type(value) is int:
-            object.__setattr__(config, f.name, float(value))
-        elif type(value) is not f.type:
-            hint = "; YAML reads a number only with a point: 3.0e-4" if f.type is float else ""
-            raise UserError(f"{f.name}: expected {WORDS[f.type]}, got {value!r}{hint}")
+        if f.name not in values:
+            continue
+        value, kind = values[f.name], get_origin(f.type) or f.type
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            hint = "; YAML reads a number with an exponent only with a point: 3.0e-4" if kind is float else ""
+            raise UserError(f"{f.name}: expected {WORDS[kind]}, got {value!r}{hint}")
+        out[f.name] = value
+    return out
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Run:
     compile: bool = False
 
     def __post_init__(self):
-        check_types(self)
+        vars(self).update(typed(Run, vars(self)))
         if min(self.labels, self.steps, self.batch, self.unlabelled_batch, self.image_size) < 1:
             raise UserError("labels, steps, batch, unlabelled_batch and image_size must be at least 1")
         if not 1 <= self.evaluations <= self.steps:

@@ -125,7 +125,7 @@ def curves(records: Sequence[Mapping], labels: int | None = None) -> Figure:
 
     Lines are means over seeds, bands reach from the lowest to the highest seed.
     """
-    budget = (report.budgets(records, labels) or [0])[-1]
+    budget = max(report.budgets(records, labels), default=0)
     figure, axes = plt.subplot_mosaic([["accuracy", "kept"], ["accuracy", "levels"]], width_ratios=[1.25, 1])
     rows = [(row, report.ran(records, row.method, budget)) for row in report.ROWS]
     for row, done in rows:
@@ -160,7 +160,7 @@ def curves(records: Sequence[Mapping], labels: int | None = None) -> Figure:
 
 def recall(records: Sequence[Mapping], labels: int | None = None) -> Figure:
     """Recall of each class (%), one line for each row of Table II; last evaluation, mean over seeds."""
-    budget = (report.budgets(records, labels) or [0])[-1]
+    budget = max(report.budgets(records, labels), default=0)
     table = report.recall_table(records, budget)
     figure, ax = plt.subplots()
     if table.empty:
@@ -212,7 +212,7 @@ def gains(claims: Sequence[published.Claim], records: Sequence[Mapping]) -> Figu
 def views(pictures: Mapping[str, UInt8[np.ndarray, "m h w c"]], titles: Sequence[str]) -> Figure:
     """Faces in columns, one line for each kind of picture (the face, its weak view, its strong view)."""
     m = len(titles)
-    figure, axes = plt.subplots(len(pictures), m, figsize=(1.02 * m, 1.1 * len(pictures)), squeeze=False)
+    figure, axes = plt.subplots(len(pictures), m, figsize=(0.85 * m, 0.92 * len(pictures)), squeeze=False)
     for line, (kind, images) in zip(axes, pictures.items()):
         for ax, image in zip(line, images):
             _picture(ax, image)
@@ -227,7 +227,7 @@ def level_bars(
 ) -> Figure:
     """Under each face the probabilities that the levels [m, k] give to the classes; a mark points at the true one."""
     m, k = next(iter(levels.values())).shape
-    size, heights = (1.02 * m, 1.05 + 0.68 * len(levels)), [1.7] + [1] * len(levels)
+    size, heights = (m, 1.0 + 0.66 * len(levels)), [1.7] + [1] * len(levels)
     figure, axes = plt.subplots(1 + len(levels), m, figsize=size, height_ratios=heights, squeeze=False)
     for i, label in enumerate(truth.tolist()):
         _picture(axes[0, i], images[i])

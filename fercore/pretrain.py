@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from fercore import checkpoint, probe, records, setting
 from fercore.augment import contrastive
-from fercore.config import check_types
+from fercore.config import typed
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.losses import info_nce
@@ -45,7 +45,7 @@ class Pretrain:
     drop_duplicates: bool = True
 
     def __post_init__(self):
-        check_types(self)
+        vars(self).update(typed(Pretrain, vars(self)))
         if self.steps < 1 or self.batch < 2:
             raise UserError(
                 f"pretrain: steps must be at least 1 and batch at least 2, got {self.steps} and {self.batch}"

@@ -98,10 +98,10 @@ def ran(records: Iterable[Mapping], method: str | None = None, labels: int | Non
 
 
 def budgets(records: Iterable[Mapping], labels: Sequence[int] | int | None = None) -> list[int]:
-    """The label budgets asked for; by default those that occur, ascending."""
+    """The label budgets asked for, by default those that occur; ascending."""
     if labels is None:
-        return sorted({r["config"]["labels"] for r in runs(records)})
-    return [labels] if isinstance(labels, int) else list(labels)
+        labels = [r["config"]["labels"] for r in runs(records)]
+    return [labels] if isinstance(labels, int) else sorted(set(labels))
 
 
 # Tables
@@ -372,7 +372,7 @@ def provenance(records: Sequence[Mapping]) -> str:
     hours = sum(p["seconds"] for p in notes) / 3600
     versions = [", ".join(f"{k} {v}" for k, v in sorted(p["versions"].items())) for p in notes]
     commits = [f"{(p['commit'] or 'none')[:10]}{', with uncommitted changes' if p['dirty'] else ''}" for p in notes]
-    lines = [f"records   {kinds['run']} runs, {kinds['pretrain']} pre-trainings, {hours:.1f} hours of training"]
+    lines = [f"records   runs: {kinds['run']}, pre-trainings: {kinds['pretrain']}, hours of training: {hours:.1f}"]
     lines += [f"commit    {line}" for line in _tally(commits)]
     lines += [f"source    {line}" for line in _tally(p["source"] for p in notes)]
     lines += [f"versions  {line}" for line in _tally(versions)]

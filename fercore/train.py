@@ -279,7 +279,9 @@ def rate(config: Run, step: int) -> float:
 def train_step(run: Training, forward: ImageEncoder, step: int) -> None:
     """One optimiser step. On a GPU nothing in it waits for the device."""
     batch, hidden = make_batch(run, step)
-    result = run.method.step(forward, batch, run.state, run.options)
+    # The outer context changes no precision: it lets the step's forward passes share their bf16 weights.
+    with torch.autocast(run.device.type, enabled=False):
+        result = run.method.step(forward, batch, run.state, run.options)
     result.total.backward()
     run.optimiser.step(rate(run.config, step))
     run.ema.update(run.model, step)

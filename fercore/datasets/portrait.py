@@ -162,7 +162,7 @@ def head(canvas, person, both, look):
     """Ears, and the skull with the jaw. Keeps where skin is and which way it faces."""
     x, y, edge, sin = canvas.x, canvas.y, canvas.edge, canvas.yaw[1]
     for sign in (-1, 1):
-        window, _, v = canvas.at(sign * person.width, 0.05, 0.35, 0.25)
+        window, _, v = canvas.at(sign * person.width, 0.05, 0.40, 0.30)
         u = x[window] - sign * (person.width + 0.01)
         canvas.paint(window, look.skin * 0.86, disc(u, v, 0.09, 0.19, edge))
         canvas.paint(window, look.dark, 0.5 * glow(u, v, 0.06, 0.14))
@@ -178,7 +178,7 @@ def head(canvas, person, both, look):
 def eye(canvas, person, side, sign, photo, look):
     """Socket, eyeball between the lids, lashes, crease, bag under the eye and crow's feet."""
     edge, wide, size = canvas.edge, person.eye_width, person.iris_size
-    window, u, v = canvas.at(sign * person.eye_x, -0.06, 0.33, 0.22)
+    window, u, v = canvas.at(sign * person.eye_x, -0.06, 0.37, 0.26)
     u, v = u * sign, v + person.eye_tilt / wide * u * sign
     up, low = np.maximum(side.lid_up, 0.02), np.maximum(side.lid_low, 0.004)
     canvas.shade(window, 0.22 * glow(u + 0.02, v + 0.05, 0.27, 0.17))
@@ -206,7 +206,7 @@ def eye(canvas, person, side, sign, photo, look):
 
 def brow(canvas, person, side, sign, look):
     """A tapering curve through the three landmarks of the brow."""
-    window, u, v = canvas.at(sign * person.eye_x, person.brow, 0.35, 0.24)
+    window, u, v = canvas.at(sign * person.eye_x, person.brow, 0.35, 0.30)
     low, high = side.brow_gap - person.eye_x, person.eye_width + 0.08
     half, middle = (high - low) / 2, (high + low) / 2
     tip, mid, tail = side.brow_in - person.brow, side.brow_mid - person.brow, side.brow_out - person.brow
@@ -234,12 +234,12 @@ def forehead(canvas, person, both, look):
 def nose(canvas, person, both, look):
     """Bridge, the wrinkles across its root, tip, nostrils and wings."""
     edge, wide = canvas.edge, person.nose_width
-    window, u, v = canvas.at(0, both.nose - 0.20, 0.2, 0.32, 0.06)
+    window, u, v = canvas.at(0, both.nose - 0.20, 0.22, 0.38, 0.06)
     canvas.shade(window, 0.16 * (glow(u - 0.09, v, 0.09, 0.3) + glow(u + 0.09, v, 0.09, 0.3)))
     canvas.shade(window, -0.13 * glow(u, v - 0.02, 0.07, 0.3))
     for height in (-0.16, -0.10, -0.04):
         canvas.paint(window, look.dark, 0.8 * both.wrinkle * stroke(u, v, (height, 0, -2.5), 0, 0.11, 0.008, edge))
-    window, u, v = canvas.at(0, both.nose, 0.25, 0.17, 0.16)
+    window, u, v = canvas.at(0, both.nose, 0.25, 0.20, 0.16)
     canvas.shade(window, 0.18 * glow(u, v - 0.045, wide * 1.2, 0.07) - 0.12 * glow(u, v + 0.07, 0.09, 0.09))
     for sign in (-1, 1):
         canvas.paint(window, look.dark * 0.6, 0.85 * disc(u * sign - 0.45 * wide, v - 0.012, 0.036, 0.020, edge))
@@ -254,7 +254,7 @@ def cheek(canvas, person, side, sign, look):
     canvas.shade(window, side.cheek * (0.16 * glow(u, v - 0.15, 0.26, 0.10) - 0.10 * glow(u, v + 0.02, 0.2, 0.13)))
     inner, outer = person.nose_width + 0.04, side.corner_x + 0.085
     top, end = side.nose - 0.03, person.mouth + side.corner_y + 0.05
-    window, u, v = canvas.at(sign * 0.27, (top + end) / 2, 0.22, 0.28)
+    window, u, v = canvas.at(sign * 0.27, (top + end) / 2, 0.22, 0.33)
     half = (end - top) / 2
     curve = (inner + outer) / 2 - 0.25, (outer - inner) / (2 * half), -0.02 / half**2
     fold = np.minimum(0.1 + 0.35 * look.age + 0.7 * side.fold, 0.95)
@@ -323,7 +323,7 @@ def glasses(canvas, person):
     dark, tint = 0.9 * (person.glasses > 0.985), 0.05 + 0.4 * (person.glasses * 50 % 1)[:, :, 0]
     a, b = person.lens, person.lens * 0.82
     for sign in (-1, 1):
-        window, u, v = canvas.at(sign * (person.eye_x + 0.01), -0.04, 0.45, 0.25, 0.05)
+        window, u, v = canvas.at(sign * (person.eye_x + 0.01), -0.04, 0.50, 0.30, 0.05)
         uu, vv = (u / a) ** 2, (v / b) ** 2
         rim = (np.sqrt(np.sqrt(uu * uu + vv * vv)) - 1) * b
         canvas.paint(window, 0.06, worn * dark * inside(rim, edge))

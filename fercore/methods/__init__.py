@@ -23,6 +23,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fercore.config import typed
 from fercore.errors import UserError
 
 
@@ -75,4 +76,8 @@ def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]
     known = {f.name for f in fields(module.Config)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"options of {method}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    return module, module.Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return module, module.Config(**typed(module.Config, values))
+    except UserError as error:
+        raise UserError(f"options of {method}: {error}") from None

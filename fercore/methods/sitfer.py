@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder, Output
+from fercore.errors import UserError
 from fercore.fusion import DistributionAlignment, fuse, similarity, similarity_softmax
 from fercore.losses import masked_mean, soft_cross_entropy
 from fercore.memory import InstanceMemory
@@ -40,6 +41,10 @@ class Config:
     lambda_2: float = 0.5  # chosen: ratio of the released weights
     window: int = 32  # chosen: batch means in the alignment, CoMatch's
     projection: int = 0  # chosen: no head, because no loss trains one; else its width
+
+    def __post_init__(self):
+        if not self.levels or set(self.levels) - set(Config.levels):
+            raise UserError(f"levels: {self.levels!r}; expected one or more of {', '.join(Config.levels)}")
 
 
 # Table II, from the baseline up: which levels make the pseudo-label, and whether L_t is there.
