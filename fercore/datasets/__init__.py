@@ -36,5 +36,6 @@ def source(name: str, root: str | Path | None = None, **options) -> Source:
     if unknown := [option for option in options if option not in known]:
         raise UserError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
     if name == "facs":  # drawn, not read: drawn anew when the code that draws changes
-        return faces.of_faces(faces.digest(Path(module.__file__).read_bytes()), lambda: loader(**options))
+        code = [Path(module.__file__).with_name(part).read_bytes() for part in ("facs.py", "portrait.py")]
+        return faces.of_faces(faces.digest(*code), lambda: loader(**options))
     return loader(root, **options)

@@ -194,7 +194,7 @@ def open_cache(place: Path) -> Faces | None:
     """The faces stored at `place`; None where there is nothing whole (missing, truncated, damaged, other format)."""
     try:
         about = json.loads((place / "about.json").read_text())
-        images = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
+        images = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
         with np.load(place / "columns.npz", allow_pickle=False) as file:
             columns = {key: file[key] for key in file.files}
         meta = {key[5:]: columns[key] for key in columns if key.startswith("meta.")}
