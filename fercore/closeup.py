@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fercore import augment, datasets, records, train
+from fercore import augment, records, train
 from fercore.config import Run
 from fercore.fusion import DistributionAlignment, fuse, similarity_softmax
 from fercore.memory import InstanceMemory
@@ -28,7 +29,7 @@ from fercore.methods import resolve
 from fercore.randomness import generator
 
 CANDIDATES = 64  # unlabelled faces from which the shown ones are picked
-PIXELS = 32  # side of a shown face
+HALVED = ("labelled_text", "labelled_embedding", "weak_text", "weak_embedding", "memory")  # stored as float16
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Closeup:
 
     `tensors`: labels [b], labelled_logits [b, k], labelled_text [b, t], labelled_embedding [b, e]; of m unlabelled
     faces truth [m] (hidden from the method), weak_logits, weak_text, weak_embedding, strong_logits; memory [n, e] and
-    memory_labels [n]; the prompt table text [k, t]; the alignment's last batch means [w, k]; rows of the data set:
-    candidates [64] and which of them are shown, pick [m].
+    memory_labels [n]; the prompt table text [k, t]; the alignment's last batch means [w, k]; and as uint8 [m, h, w, 3]
+    what is seen: face_pixels, weak_pixels, strong_pixels.
     """
 
     config: Run
@@ -110,15 +111,9 @@ def decide(step: Closeup, fused: Tensor) -> tuple[Tensor, Tensor]:
     return target, target.max(1).values > options.tau
 
 
-def pictures(step: Closeup) -> dict[str, np.ndarray]:
-    """The shown faces, made smaller, and the two views that the step sees of each: uint8 [m, h, w, 3]."""
-    faces = datasets.load(step.config.dataset, **step.config.dataset_options)
-    rows = step.tensors["candidates"].numpy()
-    candidates, pick = torch.from_numpy(faces.images[rows]), step.tensors["pick"]
-    weak, strong = (_pixels(view[pick]) for view in _views(candidates, step.config))
-    # Pixels are most of a stored notebook: 32 are enough to tell an expression.
-    small = augment.resize(candidates[pick], PIXELS).permute(0, 2, 3, 1).numpy()
-    return {"face": small, "weak": weak, "strong": strong}
+def pictures(step: Closeup) -> dict[str, UInt8[np.ndarray, "m h w 3"]]:
+    """The shown faces and the two views that the step sees of each."""
+    return {name: step.tensors[f"{name}_pixels"].numpy() for name in ("face", "weak", "strong")}
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -153,8 +148,10 @@ def _look(run: train.Training, shown: int) -> dict[str, Tensor]:
     pool = torch.from_numpy(run.data.pool)
     labelled = pool[torch.from_numpy(run.split.labelled)[: run.config.batch]]
     candidates = pool[torch.from_numpy(run.split.unlabelled)[:CANDIDATES]]
-    weak, strong = _views(run.images[candidates], run.config)
-    own = augment.weak(run.images[labelled], run.config.image_size, generator(run.config.seed, "close-up, labelled"))
+    size, seed = run.config.image_size, run.config.seed
+    weak = augment.weak(run.images[candidates], size, generator(seed, "close-up, weak"))
+    strong = augment.strong(run.images[candidates], size, generator(seed, "close-up, strong"))
+    own = augment.weak(run.images[labelled], size, generator(seed, "close-up, labelled"))
     first, third = run.model.together(own, strong)
     second = run.model(weak)
     order = divergence(run.method.levels(run.model, second, run.state, run.options)).argsort()
@@ -174,29 +171,22 @@ def _look(run: train.Training, shown: int) -> dict[str, Tensor]:
         "memory_labels": run.state.memory.label[known].argmax(1),
         "text": run.state.text,
         "means": run.state.alignment.means,
-        "candidates": candidates,
-        "pick": pick,
+        "face_pixels": _pixels(augment.centre(run.images[candidates][pick], size)),
+        "weak_pixels": _pixels(weak[pick]),
+        "strong_pixels": _pixels(strong[pick]),
     }
 
 
-def _views(images: Tensor, config: Run) -> tuple[Tensor, Tensor]:
-    """Weak and strong views [., 3, size, size] of the candidates."""
-    return (
-        augment.weak(images, config.image_size, generator(config.seed, "close-up, weak")),
-        augment.strong(images, config.image_size, generator(config.seed, "close-up, strong")),
-    )
-
-
-def _pixels(view: Tensor) -> np.ndarray:
-    """A normalised view back as uint8 [m, h, w, 3]."""
+def _pixels(view: Tensor) -> Tensor:
+    """A normalised view [m, 3, h, w] back as uint8 [m, h, w, 3]."""
     mean, std = torch.tensor(augment.MEAN).view(1, 3, 1, 1), torch.tensor(augment.STD).view(1, 3, 1, 1)
-    return ((view * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return ((view * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def write(path: Path, step: Closeup) -> None:
-    """Store a close-up atomically. The memory, by far the largest part, is rounded to half precision."""
+    """Store a close-up atomically. Features and memory, most of it, are rounded to half precision."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in step.tensors.items()}
-    arrays["memory"] = arrays["memory"].astype(np.float16)
+    arrays |= {name: arrays[name].astype(np.float16) for name in HALVED}
     about = {"config": step.config.to_dict(), "classes": step.classes, "provenance": step.provenance}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
@@ -214,7 +204,8 @@ def read(path: Path) -> Closeup | None:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        tensors["memory"] = F.normalize(tensors["memory"].float(), dim=1)
+        tensors |= {name: tensors[name].float() for name in HALVED}
+        tensors["memory"] = F.normalize(tensors["memory"], dim=1)
         config, losses = Run.from_dict(about["config"]), tensors.pop("losses")
         return Closeup(config, tuple(about["classes"]), losses, tensors, about["provenance"])
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile):

@@ -89,4 +89,4 @@ class Run:
         """The inverse of `to_dict`. Raises UserError for unknown keys."""
         if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
             raise UserError(f"configuration: unknown key {', '.join(unknown)}")
-        return cls(**values)
+        return cls(**typed(cls, values))

@@ -296,12 +296,12 @@ def answer(records: Sequence[Mapping]) -> str:
     for budget in budgets(done):
         here = ran(records, labels=budget)
         gains = {said: _gains(here, method, "sitfer", budget) for method, said in rivals.items()}
-        over = [f"{statistics.fmean(gain):+.2f} points over {said}" for said, gain in gains.items() if gain]
+        over = [f"{statistics.fmean(gain):+.2f} points against {said}" for said, gain in gains.items() if gain]
         states = [f"{term} {SAID[published.state(published.find(id), here)]}" for term, id in parts.items()]
         where = f"{budget:,} labels of {', '.join(_unique(_name(r['config']['dataset']) for r in here))}"
         n = len(ran(here, "sitfer"))
-        said = f"SIT-FER ends {_series(over)} (n = {n})" if over else "SIT-FER has no run to compare"
-        sentences.append(f"With {where}, {said}; its components: {', '.join(states)}.")
+        said = f"SIT-FER ends at {_series(over)}" if over else "SIT-FER has no run to compare"
+        sentences.append(f"With {where} (n = {n}), {said}; its components: {', '.join(states)}.")
     return " ".join(sentences)
 
 

@@ -14,7 +14,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from fercore import paths, pretrain, records, train
-from fercore.config import WORDS, Run
+from fercore.config import WORDS, Run, typed
 from fercore.datasets import NAMES
 from fercore.errors import UserError
 from fercore.pretrain import Pretrain
@@ -96,7 +96,10 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
     notebooks = values.get("notebooks") or {}
     if not isinstance(notebooks, dict) or not all(isinstance(extra or {}, dict) for extra in notebooks.values()):
         raise UserError(f"{file}: notebooks: expected name: {{parameter: value}}, got {notebooks!r}")
-    shared = {key: values[key] for key in SHARED & set(values) - {"dataset"}}
+    try:
+        shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     split_seeds = values.get("split_seeds", values["seeds"])
     if len(split_seeds) != len(values["seeds"]):
         raise UserError(f"{file}: split_seeds: needs one value for each of seeds, or to be left out")
@@ -121,7 +124,7 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
     try:
         for config in study.runs():
             train.resolve(config.method, config.options)
-    except (TypeError, UserError) as error:
+    except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return study
 
@@ -141,7 +144,7 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
         if missing := sorted({"steps"} - set(start["pretrain"])):
             raise UserError(f"{file}: start: pretrain: missing key {', '.join(missing)}")
         try:
-            first = Pretrain(**{"dataset": values["dataset"], **same, **start["pretrain"]})
+            first = Pretrain(**typed(Pretrain, {"dataset": values["dataset"], **same, **start["pretrain"]}))
         except UserError as error:
             raise UserError(f"{file}: start: pretrain: {error}") from None
         return f"pretrain:{first.key}", {}, first

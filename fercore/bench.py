@@ -1,0 +1,242 @@
+"""How fast a SIT-FER step is: medians and ratios, all cases interleaved in one process."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from fercore import augment, encoders, records, released, setting, splits, starts, text, train
+from fercore.config import Run
+from fercore.convolution import by_columns
+from fercore.datasets.faces import TRAIN, Faces
+from fercore.errors import UserError
+from fercore.expressions import EXPRESSIONS
+from fercore.methods import Context, resolve
+from fercore.optimisers import Adam
+from fercore.randomness import generator
+
+CLASSES = len(EXPRESSIONS)
+# Kernels of the network, by a part of their name; "mm": the products of fercore.convolution.
+KERNELS = {
+    "convolutions": ("aten::convolution", "aten::_convolution", "mkldnn_convolution", "ByColumns", "aten::mm"),
+    "batch norm, activation, pooling, sums": ("batch_norm", "clamp_min", "threshold", "pool", "aten::mean", "add_"),
+}
+
+
+def training(slots: int, *, size: int, native: int, batch: int, device: torch.device) -> train.Training:
+    """A SIT-FER run on random faces of `native` pixels, all labelled and in the memory, at its first step."""
+    config = Run(
+        "random", "sitfer", slots, 1, evaluations=1, batch=batch, unlabelled_batch=batch, image_size=size, text="random"
+    )
+    draw, everyone = np.random.default_rng(0), np.arange(slots)
+    images = draw.integers(0, 256, (slots, 3, native, native), np.uint8)
+    labels, split = draw.integers(0, CLASSES, slots), np.full(slots, TRAIN, np.int8)
+    faces = Faces("random", images, labels, split, EXPRESSIONS, everyone.astype(str), "")
+    method, options = resolve(config.method)
+    bf16 = setting.bf16(config.precision, device)
+    model = encoders.ImageEncoder(config.encoder, CLASSES, text_width=text.CONTROL_WIDTH, bf16=bf16)
+    model.to(device).train()
+    run = train.Training(
+        config=config,
+        device=device,
+        data=setting.Data(faces, everyone, everyone[:0], 0),
+        split=splits.Split(everyone, everyone, everyone[:0], [], ""),
+        start=starts.Start("none", None, 0.0),
+        images=setting.resident(images, device),
+        labels=torch.from_numpy(labels),
+        method=method,
+        options=options,
+        bf16=bf16,
+        model=model,
+        ema=train.EMA(model, config.ema),
+        optimiser=Adam(model.parameters(), lr=config.lr),
+        state=nn.Module(),
+        tally=train.Tally(),
+        history=[],
+        best={},
+    )
+    return with_memory(run, slots)
+
+
+def with_memory(run: train.Training, slots: int) -> train.Training:
+    """The same run on its first `slots` faces: a memory of so many slots, all of them valid."""
+    rows, width = torch.arange(slots), run.model.embedding_width
+    table = text.table(run.config.text, run.config.prompt, EXPRESSIONS)
+    state = run.method.state(Context(CLASSES, slots, width, table, 1), run.options).to(run.device)
+    embedding = F.normalize(torch.randn(slots, width, generator=generator(0, "memory")), dim=1).to(run.device)
+    run.method.prepare(lambda: embedding, rows.to(run.device), run.labels[:slots].to(run.device), state)
+    split = replace(run.split, labelled=rows.numpy(), unlabelled=rows.numpy())
+    return replace(run, split=split, state=state, tally=train.Tally())
+
+
+def there_and_back(network: nn.Module, images: Tensor, bf16: bool) -> Callable[[int], None]:
+    """Forward and backward of a network without a head."""
+
+    def step(number: int) -> None:
+        network.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            features = network(images)
+        features.float().square().mean().backward()
+
+    return step
+
+
+def ours(run: train.Training) -> Callable[[int], None]:
+    """A training step, as `train.run` takes it."""
+    return partial(train.train_step, run, run.model)
+
+
+def viewing(kind: str, faces: Tensor, px: int) -> Callable[[int], Tensor]:
+    """Weak or strong views of `px` pixels; from faces of that size already, where it is below their own."""
+    faces = augment.resize(faces, min(px, faces.shape[2]))
+    return lambda number: getattr(augment, kind)(faces, px, generator(0, kind, number))
+
+
+def medians(cases: dict[str, Callable[[int], object]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds of each case: the median of `repeats` rounds, after one that does not count."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for number in tqdm(range(repeats + 1), desc="rounds", disable=None):
+        for name, case in cases.items():
+            wait()
+            started = time.perf_counter()
+            case(number)
+            wait()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: 1000 * statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def shares(run: train.Training, number: int) -> dict[str, float]:
+    """Where the time of one step on a CPU goes, as shares that sum to 1, by the profiler.
+
+    The views end where the first convolution begins; optimiser, EMA and tally come last. Between
+    them kernels are told apart by name and counted by their self times.
+    """
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as trace:
+        train.train_step(run, run.model, number)
+    events = sorted(trace.events(), key=lambda event: event.time_range.start)
+    begin, end = events[0].time_range.start, max(event.time_range.end for event in events)
+    first = next(event.time_range.start for event in events if event.name == "aten::conv2d")
+    last = next(event.time_range.start for event in events if event.name.startswith("Optimizer.step"))
+    spent = {
+        kernel: sum(
+            event.self_cpu_time_total
+            for event in events
+            if first <= event.time_range.start < last and any(part in event.name for part in parts)
+        )
+        for kernel, parts in KERNELS.items()
+    }
+    spent["votes, fusion, losses, casts, Python"] = last - first - sum(spent.values())
+    spent |= {"views, batch": first - begin, "optimiser, EMA, tally": end - last}
+    return {name: time / (end - begin) for name, time in spent.items()}
+
+
+def waits(run: train.Training) -> str:
+    """What torch says of the first wait for the GPU in one step, or "none"."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train.train_step(run, run.model, 0)
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "none"
+
+
+def line(kind: str, name: str, value: float, unit: str = "", target: str = "") -> str:
+    """One line of the report; `target` reads "<= 0.40" or ">= 400"."""
+    out = f"{kind:<6} {name:<60} {value:>9.2f} {unit}".rstrip()
+    if not target:
+        return out
+    relation, bound = target.split()
+    reached = value <= float(bound) if relation == "<=" else value >= float(bound)
+    return f"{out}  target {target}: {'reached' if reached else 'missed'}"
+
+
+def step(
+    repeats: int,
+    device: torch.device,
+    *,
+    size: int = 224,
+    narrow: int = 48,
+    slots: tuple[int, ...] = (100, 400, 4000),
+    batch: int = 16,
+    native: int = 100,
+    product: int = 2048,
+) -> Iterator[str]:
+    """Lines of `python -m fercore bench step`; its targets are those of two cores. Raises UserError.
+
+    `slots`: memory sizes; `native`: pixels of the stored faces; `product`: side of the square matrix
+    product whose rate, in the backbone's precision, makes the floor (four times that on a GPU).
+    """
+    if repeats < 1:
+        raise UserError(f"--repeats: {repeats}; at least one round is needed")
+    k = max(slots)
+    run = training(k, size=size, native=native, batch=batch, device=device)
+    precision, dtype = ("bf16", torch.bfloat16) if run.bf16 else ("fp32", torch.float32)
+    origin = records.provenance(device, precision, 0.0, 1)
+    yield f"{origin['device']}; {origin['threads']} threads; backbone in {precision}; torch {torch.__version__}"
+    yield f"ResNet-18; {batch}+{batch} faces of {native} px at {size} px; narrow: 48 faces at {narrow} px"
+    yield f"K: slots of the memory, all valid. Medians of {repeats} rounds, each of every case"
+
+    memory, labels = run.state.memory, run.labels.tolist()
+    theirs = released.Released(labels, CLASSES, run.config.lr, device)
+    query = F.normalize(torch.randn(batch, run.model.embedding_width, device=device), dim=1)
+    faces = setting.take(run.images, torch.arange(batch), device)
+    views = {f"{kind} views, {px} px": viewing(kind, faces, px) for px in (size, narrow) for kind in ("weak", "strong")}
+    resnet, lasting = encoders.resnet("resnet18"), {"device": device, "memory_format": torch.channels_last}
+    large, small = (torch.randn(n, 3, px, px).to(**lasting) for n, px in ((2 * batch, size), (48, narrow)))
+    library = resnet().to(**lasting)
+    side = 4 * product if device.type == "cuda" else product
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    whole = f"step, K = {k}"
+    cases: dict[str, Callable[[int], object]] = {f"step, K = {n}": ours(with_memory(run, n)) for n in slots}
+    cases |= {
+        "step, the released way": lambda number: theirs.step(train.make_batch(run, number)[0]),
+        "vote": lambda number: memory.vote(query, run.options.t_instance),
+        "vote, the released loop": lambda number: released.vote(query, memory.embedding, labels, CLASSES),
+        "network, fp32 NCHW": there_and_back(resnet().to(device), large.contiguous(), False),
+        f"network, {precision} channels last": there_and_back(library, large, run.bf16),
+        "narrow, by the library": there_and_back(library, small, run.bf16),
+        "narrow, by columns": there_and_back(by_columns(resnet()).to(**lasting), small, run.bf16),
+        "matrix product": lambda number: matrix @ matrix,
+    }
+    ms = medians(cases | views, repeats, device)
+    yield from (line("median", name, value, "ms") for name, value in ms.items())
+    yield from (line("rate", name, 1000 * batch / ms[name], "images/s") for name in views)
+    for above, below, target in (
+        (whole, "step, the released way", "<= 0.40"),
+        ("vote, the released loop", "vote", ">= 400"),
+        ("network, fp32 NCHW", f"network, {precision} channels last", ""),
+        ("narrow, by the library", "narrow, by columns", ""),
+    ):
+        yield line("ratio", f"{above} / {below}", ms[above] / ms[below], "", target)
+    with FlopCounterMode(display=False) as counter:
+        train.train_step(run, run.model, 0)
+    operations, rate = counter.get_total_flops(), 2 * side**3 / ms["matrix product"]
+    yield line("floor", f"operations of a step, K = {k}", operations / 1e9, "GFLOP")
+    yield line("floor", f"rate of the product of two {side} x {side} matrices", rate / 1e6, "GFLOP/s")
+    yield line("ratio", f"{whole} / its floor", ms[whole] * rate / operations)
+
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield f"gpu    waits for the device in a step: {waits(run)}"
+        taken = torch.cuda.max_memory_allocated(device) - before
+        yield line("gpu", f"{whole}: memory beyond model, optimiser and faces", taken / 2**20, "MiB")
+        yield line("gpu", f"{whole}: speed", 2000 * batch / ms[whole], "images/s")
+        return
+    parts = [shares(run, number) for number in range(repeats)]
+    share = {name: 100 * statistics.mean(part[name] for part in parts) for name in parts[0]}
+    yield line("share", "everything but convolutions", 100 - share["convolutions"], "%", "<= 12")
+    yield from (line("share", name, value, "%") for name, value in sorted(share.items(), key=lambda pair: -pair[1]))
+    yield "gpu    not run: no GPU"

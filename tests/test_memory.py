@@ -1,0 +1,146 @@
+"""The instance memory against loops: vote (6, 7), write (10), admission, and what neither may touch."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fercore.memory import InstanceMemory
+
+SLOTS, WIDTH, CLASSES, ALPHA = 12, 6, 4, 0.7
+
+
+def unit(n, seed=0):
+    return F.normalize(torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def filled(slots=(0, 2, 3, 5, 8, 11), labels=(1, 0, 1, 3, 1, 0), seed=0):
+    memory = InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA)
+    memory.write(torch.tensor(slots), unit(len(slots), seed), torch.tensor(labels))
+    return memory
+
+
+def vote_loop(memory, embedding, temperature):
+    out = []
+    for z in embedding.tolist():
+        scores = {}
+        for i in range(SLOTS):
+            if memory.valid[i]:
+                scores[i] = math.exp(sum(a * b for a, b in zip(z, memory.embedding[i].tolist())) / temperature)
+        q = {i: score / sum(scores.values()) for i, score in scores.items()}  # (6)
+        p = [0.0] * CLASSES
+        for i, share in q.items():
+            p[int(memory.label[i].argmax())] += share  # (7)
+        out.append(p)
+    return torch.tensor(out)
+
+
+def test_vote_as_a_loop():
+    memory = filled()
+    # What an empty slot holds must not matter.
+    memory.embedding[~memory.valid] = 9.0
+    memory.label[~memory.valid] = 1.0
+    p = memory.vote(unit(5, seed=1), 0.1)
+    assert torch.allclose(p, vote_loop(memory, unit(5, seed=1), 0.1), atol=1e-5)
+    assert torch.allclose(p.sum(1), torch.ones(5), atol=1e-6)
+    assert torch.equal(p[:, 2], torch.zeros(5))  # no slot of class 2
+
+
+def test_vote_does_not_depend_on_the_order_of_the_slots():
+    slots, labels = torch.tensor([0, 2, 3, 5, 8, 11]), torch.tensor([1, 0, 1, 3, 1, 0])
+    order = torch.tensor([11, 5, 0, 8, 3, 2])
+    one, two = (InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA) for _ in range(2))
+    one.write(slots, unit(6), labels)
+    two.write(order, unit(6), labels)
+    assert torch.allclose(one.vote(unit(5, seed=1), 0.05), two.vote(unit(5, seed=1), 0.05), atol=1e-6)
+
+
+def test_vote_of_an_empty_memory_is_uniform():
+    p = InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA).vote(unit(3), 0.05)
+    assert torch.equal(p, torch.full((3, CLASSES), 0.25))
+
+
+def test_write_as_a_loop():
+    memory, z = filled(), unit(3, seed=2)
+    before = memory.embedding.clone()
+    memory.write(torch.tensor([2, 4, 11]), z, torch.tensor([0, 2, 0]))
+    for slot, row in zip((2, 11), (z[0], z[2])):
+        mixed = [ALPHA * m + (1 - ALPHA) * v for m, v in zip(before[slot].tolist(), row.tolist())]  # (10)
+        assert memory.embedding[slot].tolist() == pytest.approx([v / math.hypot(*mixed) for v in mixed], abs=1e-6)
+    assert torch.equal(memory.embedding[4], z[1])  # a new slot takes the embedding itself
+    assert memory.label[4].tolist() == [0, 0, 1, 0] and memory.valid[4] and memory.known[4]
+    untouched = [0, 1, 3, 5, 6, 7, 8, 9, 10]
+    assert torch.equal(memory.embedding[untouched], before[untouched])
+    assert memory.valid.sum() == 7
+
+
+def test_rows_are_unit_vectors_whatever_happens():
+    memory = filled()
+    for seed in range(5):
+        slots = torch.randperm(SLOTS, generator=torch.Generator().manual_seed(seed))[:5]
+        memory.write(slots[:2], unit(2, seed), torch.tensor([0, 1]))
+        memory.admit(slots[2:], unit(3, seed + 9), torch.tensor([1, 2, 3]), torch.tensor([True, False, True]))
+    assert torch.allclose(memory.embedding[memory.valid].norm(dim=1), torch.ones(int(memory.valid.sum())), atol=1e-6)
+
+
+def test_momentum_zero_overwrites():
+    memory = InstanceMemory(SLOTS, WIDTH, CLASSES, 0.0)
+    for seed in (0, 1):
+        memory.write(torch.tensor([3]), unit(1, seed), torch.tensor([1]))
+    assert torch.allclose(memory.embedding[3], unit(1, 1)[0], atol=1e-6)
+
+
+def test_of_a_slot_that_occurs_twice_the_last_row_counts():
+    once, twice, z = filled(), filled(), unit(4, seed=3)
+    twice.write(torch.tensor([2, 7, 2, 2]), z, torch.tensor([0, 1, 0, 3]))
+    once.write(torch.tensor([7, 2]), z[[1, 3]], torch.tensor([1, 3]))
+    for one, two in zip(once.buffers(), twice.buffers()):
+        assert torch.equal(one, two)
+
+
+def test_of_a_slot_that_is_admitted_twice_the_last_row_counts():
+    # As the index assignment of a GPU has no order, the mask must be the same in every copy that is written.
+    for keep, valid in (((True, False), False), ((False, True), True)):
+        memory, z = filled(), unit(2, seed=3)
+        memory.admit(torch.tensor([7, 7]), z, torch.tensor([1, 2]), torch.tensor(keep))
+        assert bool(memory.valid[7]) == valid
+        assert torch.equal(memory.embedding[7], z[1]) and memory.label[7].argmax() == 2
+
+
+def test_confident_faces_enter_and_leave():
+    memory, z = filled(), unit(2, seed=4)
+    slots, labels = torch.tensor([1, 9]), torch.tensor([2, 2])
+    memory.admit(slots, z, labels, torch.tensor([True, False]))
+    assert memory.valid[slots].tolist() == [True, False] and not memory.known[slots].any()
+    assert torch.allclose(memory.vote(z, 0.05), vote_loop(memory, z, 0.05), atol=1e-5)
+    memory.admit(slots, z, labels, torch.tensor([False, True]))
+    assert memory.valid[slots].tolist() == [False, True]
+    # One that comes back starts anew: nothing of what it was before is mixed in.
+    later = unit(2, seed=5)
+    memory.admit(slots, later, torch.tensor([0, 0]), torch.tensor([True, True]))
+    assert torch.equal(memory.embedding[1], later[0]) and memory.label[1].argmax() == 0
+    mixed = F.normalize(ALPHA * z[1] + (1 - ALPHA) * later[1], dim=0)
+    assert torch.allclose(memory.embedding[9], mixed, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_given_label_is_not_touched_by_a_guess(keep):
+    memory = filled()
+    before = [buffer.clone() for buffer in memory.buffers()]
+    memory.admit(torch.tensor([2, 5]), unit(2, seed=6), torch.tensor([3, 3]), torch.tensor([keep, keep]))
+    for old, new in zip(before, memory.buffers()):
+        assert torch.allclose(old.float(), new.float(), atol=1e-6)
+
+
+def test_no_gradient_is_stored():
+    memory, z = filled(), unit(2, seed=7).requires_grad_()
+    memory.write(torch.tensor([0, 1]), z * 1.0, torch.tensor([0, 1]))
+    memory.admit(torch.tensor([6, 7]), z * 1.0, torch.tensor([0, 1]), torch.tensor([True, True]))
+    assert not any(buffer.requires_grad for buffer in memory.buffers())
+
+
+def test_memory_resumes_from_its_state_dict():
+    one, two = filled(), InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(one.vote(unit(3, seed=8), 0.05), two.vote(unit(3, seed=8), 0.05))

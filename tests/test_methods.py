@@ -1,0 +1,269 @@
+"""The contract of style.md, point 10, for every method and every variant in the registry."""
+
+import copy
+from dataclasses import fields
+
+import pytest
+import torch
+import toy
+
+from fercore.encoders import ImageEncoder
+from fercore.errors import UserError
+from fercore.methods import METHODS, Batch, Context, Step, resolve
+from fercore.optimisers import Adam
+
+NAMES = [
+    name if variant is None else f"{name}/{variant}"
+    for name, module in METHODS.items()
+    for variant in (None, *getattr(module, "VARIANTS", {}))
+]
+K, SLOTS = len(toy.CLASSES), 30
+
+
+def views(n, seed):
+    """Faces whose mean colour tells the class, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % K
+    x = torch.randn(n, 3, 16, 16, generator=generator) + 2 * torch.eye(3)[labels][:, :, None, None]
+    return x.contiguous(memory_format=torch.channels_last), labels
+
+
+class Trial:
+    """A method on random views: model, state and batches."""
+
+    def __init__(self, name, **options):
+        self.method, self.config = resolve(name, options)
+        uses_text = getattr(self.method, "uses_text", lambda config: False)(self.config)
+        table = torch.linalg.qr(torch.randn(8, K, generator=torch.Generator().manual_seed(0)))[0].T.contiguous()
+        text = table if uses_text else None
+        self.model = ImageEncoder("toy", K, text_width=8 if uses_text else None)
+        context = Context(K, SLOTS, self.model.embedding_width, text, steps=100)
+        make = getattr(self.method, "state", lambda context, config: torch.nn.Module())
+        self.state = make(context, self.config)
+        if hasattr(self.method, "prepare"):
+            x, labels = views(9, seed=99)
+            encode = lambda: self.model.eval()(x).embedding.detach()
+            self.method.prepare(encode, torch.arange(9), labels, self.state)
+        self.model.train()
+
+    def batch(self, seed=0):
+        x, labels = views(6, seed)
+        ask = self.method.VIEWS
+        weak, strong = (
+            tuple(views(6, seed + 100 * i + shift)[0] for i in range(ask[kind]))
+            for kind, shift in (("weak", 10), ("strong", 20))
+        )
+        others = 9 + torch.arange(6) if any(ask.values()) else torch.arange(0)
+        return Batch(x, labels, torch.arange(6), weak, strong, others)
+
+    def step(self, seed=0, batch=None) -> Step:
+        return self.method.step(self.model, batch or self.batch(seed), self.state, self.config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_is_finite_and_reaches_the_encoder(name):
+    trial = Trial(name)
+    step = trial.step()
+    assert step.total.isfinite() and step.total.ndim == 0 and "labelled" in step.losses
+    assert all(loss.isfinite() for loss in step.losses.values())
+    step.total.backward()
+    first = trial.model.backbone[0].weight.grad
+    assert first is not None and first.isfinite().all() and first.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_gradient_flows_through_a_pseudo_label(name):
+    trial = Trial(name, **({"tau": 0.0} if any(METHODS[name.split("/")[0]].VIEWS.values()) else {}))
+    batch = trial.batch()
+    inputs = batch.weak + batch.strong
+    for view in inputs:
+        view.requires_grad_()
+    step = trial.step(batch=batch)
+    for tensor in (step.target, step.keep, *step.levels.values()):
+        assert tensor is None or not tensor.requires_grad
+    step.total.backward()
+    # With tau = 0 every face is kept: the strong views learn, and the weak views only teach.
+    assert all(view.grad is None for view in batch.weak)
+    assert all(view.grad.abs().sum() > 0 for view in batch.strong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_step_returns_fits_together(name):
+    trial = Trial(name)
+    step = trial.step()
+    assert isinstance(step, Step)
+    if not any(trial.method.VIEWS.values()):
+        assert step.target is None and step.keep is None and not step.levels
+        return
+    assert step.target.shape == (6, K) and step.keep.shape == (6,) and step.keep.dtype == torch.bool
+    for p in (step.target, *step.levels.values()):
+        assert torch.allclose(p.sum(1), torch.ones(6), atol=1e-5) and p.min() >= 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_round_trip_gives_the_same_next_loss(name):
+    one, two = Trial(name), Trial(name)
+    optimiser = Adam(one.model.parameters(), lr=1e-3)
+    for seed in range(3):
+        one.step(seed).total.backward()
+        optimiser.step(1e-3)
+    two.model.load_state_dict(copy.deepcopy(one.model.state_dict()))
+    two.state.load_state_dict(copy.deepcopy(one.state.state_dict()))
+    assert torch.equal(one.step(7).total, two.step(7).total)
+    for a, b in zip(one.state.buffers(), two.state.buffers()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ten_steps_lower_the_labelled_loss(name):
+    trial = Trial(name)
+    optimiser = Adam(trial.model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(11):
+        step = trial.step()
+        losses.append(step.losses["labelled"].item())
+        step.total.backward()
+        optimiser.step(1e-2)
+    assert losses[-1] < 0.9 * losses[0], losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_unsupervised_weights_the_step_is_the_supervised_one(name):
+    weights = [f.name for f in fields(METHODS[name.split("/")[0]].Config) if f.name.startswith("lambda")]
+    assert weights or name == "supervised"
+    options = dict.fromkeys(weights, 0.0)
+    if any(METHODS[name.split("/")[0]].VIEWS.values()):
+        options["tau"] = 0.0  # every face is kept, and weighs nothing
+    gradients = []
+    for trial in (Trial(name, **options), Trial("supervised")):
+        trial.model.eval()  # in training mode the normalisation would see the other views
+        step = trial.step()
+        step.total.backward()
+        parameters = {k: p for k, p in trial.model.named_parameters() if not k.startswith("to_text")}
+        gradients.append((step.total.detach(), {k: p.grad for k, p in parameters.items()}))
+    (one, ours), (two, theirs) = gradients
+    assert torch.allclose(one, two, atol=1e-6)
+    assert set(ours) == set(theirs)
+    for key, gradient in ours.items():
+        assert torch.allclose(gradient, theirs[key], atol=1e-6), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_second_prediction_is_a_distribution(name):
+    trial = Trial(name)
+    if not hasattr(trial.method, "levels"):
+        return
+    trial.model.eval()
+    with torch.no_grad():
+        levels = trial.method.levels(trial.model, trial.model(views(4, 5)[0]), trial.state, trial.config)
+    assert tuple(levels) == trial.config.levels
+    for p in levels.values():
+        assert p.shape == (4, K) and torch.allclose(p.sum(1), torch.ones(4), atol=1e-5)
+
+
+# SIT-FER
+
+
+def test_sitfer_step_as_its_equations_say():
+    trial = Trial("sitfer", tau=0.3, delta=0.4)
+    trial.model.eval()
+    memory_before, batch = copy.deepcopy(trial.state.memory), trial.batch()
+    step = trial.step(batch=batch)
+    config, text = trial.config, trial.state.text
+    with torch.no_grad():
+        labelled, weak, strong = (trial.model(x) for x in (batch.labelled, batch.weak[0], batch.strong[0]))
+
+        def by_text(feature):
+            f = torch.nn.functional.normalize(trial.model.to_text(feature), dim=1)
+            return (f @ text.T / config.t_text).softmax(1)
+
+        fused = (weak.logits.softmax(1) + by_text(weak.feature) + memory_before.vote(weak.embedding, 0.05)) / 3  # (8)
+        target = fused / fused.mean(0)
+        target = target / target.sum(1, keepdim=True)
+        loss_s = loss_t = loss_u = 0.0
+        for i, label in enumerate(batch.labels.tolist()):
+            loss_s -= labelled.logits.log_softmax(1)[i, label].item() / 6  # (1)
+            loss_t -= by_text(labelled.feature)[i, label].log().item() / 6  # (4)
+            if target[i].max() > 0.3:
+                loss_u -= (target[i] * strong.logits[i].log_softmax(0)).sum().item() / 6  # (9)
+    assert torch.allclose(step.target, target, atol=1e-5)
+    assert step.losses["unlabelled"].item() == pytest.approx(loss_u, rel=1e-4)
+    assert step.losses["text"].item() == pytest.approx(loss_t, rel=1e-4)
+    assert step.total.item() == pytest.approx(loss_s + 1.0 * loss_t + 0.5 * loss_u, rel=1e-4)  # (11)
+    # The vote was cast before this batch entered the memory.
+    assert torch.equal(trial.state.memory.valid[batch.unlabelled_slots], target.max(1)[0] > 0.4)
+
+
+def test_sitfer_variants_are_table_ii():
+    expected = {
+        "sitfer/semantic": (("semantic",), False),
+        "sitfer/text": (("semantic", "text"), False),
+        "sitfer/instance": (("semantic", "text", "instance"), False),
+        "sitfer": (("semantic", "text", "instance"), True),
+    }
+    for name, (levels, with_l_t) in expected.items():
+        step = Trial(name).step()
+        assert tuple(step.levels) == levels and ("text" in step.losses) == with_l_t, name
+
+
+def test_without_a_level_its_parts_are_not_touched():
+    trial = Trial("sitfer/semantic")
+    trial.step()
+    assert "text" not in trial.state.state_dict()  # no prompt table is asked for
+    assert trial.state.memory.valid.sum() == 9  # as `prepare` left it: nothing admitted
+
+
+def test_labels_weigh_the_text_loss_towards_their_anchor():
+    trial = Trial("sitfer")
+    batch = trial.batch()
+    wrong = batch._replace(labels=(batch.labels + 1) % K)
+    optimiser = Adam(trial.model.parameters(), lr=1e-2)
+    for _ in range(10):
+        trial.step(batch=batch).total.backward()
+        optimiser.step(1e-2)
+    assert trial.step(batch=batch).losses["text"] < trial.step(batch=wrong).losses["text"]
+
+
+# FixMatch
+
+
+def test_fixmatch_keeps_what_it_is_sure_of_and_takes_it_as_hard():
+    trial = Trial("fixmatch", tau=0.4)
+    trial.model.eval()
+    batch = trial.batch()
+    step = trial.step(batch=batch)
+    with torch.no_grad():
+        q = trial.model(batch.weak[0]).logits.softmax(1)
+        log_p = trial.model(batch.strong[0]).logits.log_softmax(1)
+    loss = 0.0
+    for u in range(6):
+        if q[u].max() >= 0.4:
+            loss -= log_p[u, q[u].argmax()].item() / 6
+    assert 0 < step.keep.sum() < 6 or loss == 0
+    assert step.losses["unlabelled"].item() == pytest.approx(loss, rel=1e-4)
+
+
+# The registry
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("sitfre", {}, r"'sitfre' is unknown; choose one of .*sitfer"),
+        ("sitfer/semantik", {}, r"no variant 'semantik'; it has semantic"),
+        ("supervised/semantic", {}, r"no variant 'semantic'; it has none"),
+        ("sitfer", {"taw": 0.5}, r"options of sitfer: unknown taw; known are .*tau"),
+        ("sitfer", {"tau": "0.5"}, r"options of sitfer: tau: expected a number, got '0.5'"),
+        ("sitfer", {"levels": ["semantics"]}, r"options of sitfer: levels: .*expected one or more of semantic"),
+        ("sitfer", {"levels": []}, r"options of sitfer: levels"),
+    ],
+)
+def test_bad_method(name, options, message):
+    with pytest.raises(UserError, match=message):
+        resolve(name, options)
+
+
+def test_options_stand_on_top_of_the_variant():
+    _, config = resolve("sitfer/semantic", {"tau": 1, "lambda_1": 0.5})
+    assert config.levels == ("semantic",) and config.lambda_1 == 0.5
+    assert config.tau == 1.0 and type(config.tau) is float

