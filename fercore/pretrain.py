@@ -47,9 +47,7 @@ class Pretrain:
     def __post_init__(self):
         vars(self).update(typed(Pretrain, vars(self)))
         if self.steps < 1 or self.batch < 2:
-            raise UserError(
-                f"pretrain: steps must be at least 1 and batch at least 2, got {self.steps} and {self.batch}"
-            )
+            raise UserError(f"steps must be at least 1 and batch at least 2, got {self.steps} and {self.batch}")
 
     @property
     def key(self) -> str:

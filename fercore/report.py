@@ -165,17 +165,29 @@ def recall_table(records: Sequence[Mapping], labels: Sequence[int] | int | None 
 
 
 def claims_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.DataFrame:
-    """Statements, one line for each budget they were tested on: published gain, ours, state."""
+    """Statements: published gain, ours, state; one printed line for each step and each budget it was tested on."""
     lines = []
     for claim in claims:
-        line = {"claim": claim.says, "where": claim.table, "published": _range(claim.gains)}
         found = published.compare(claim, records)
-        if not found:
-            lines.append(line | {"ours": "", "tested on": "", "state": published.NOT_RUN})
-        for ground, here in _grounds(found):
-            state = published.combine([c.state for c in here])
-            lines.append(line | {"ours": "\n".join(map(_points, here)), "tested on": ground, "state": state})
+        several = len({c.above for c in found}) > 1
+        ours = [f"{_row_name(c.above)} {_points(c)}" if several else _points(c) for c in found]
+        line = {"claim": claim.says, "where": claim.table, "published": _range(claim.gains), "ours": "\n".join(ours)}
+        line["tested on"] = "\n".join(_ground(c) for c in found)
+        lines.append(line | {"state": "\n".join(c.state for c in found) or published.NOT_RUN})
     return pd.DataFrame(lines, columns=["claim", "where", "published", "ours", "tested on", "state"])
+
+
+def gains_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.DataFrame:
+    """The numbers of `figures.gains`: least and most published gain, ours, and what the rule needs, in points."""
+    lines = []
+    for claim in claims:
+        points = [p for _, p in claim.gains] or [math.nan]
+        for c in published.compare(claim, records):
+            line = {"claim": claim.id.split("/")[1], "step": _row_name(c.above), "tested on": _ground(c)}
+            line |= {"published, least": min(points), "most": max(points), "gain": c.gain}
+            lines.append(line | {"needed": math.nan if c.needed is None else c.needed, "n": c.n, "state": c.state})
+    columns = ["claim", "step", "tested on", "published, least", "most", "gain", "needed", "n", "state"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def states_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.DataFrame:
@@ -419,8 +431,12 @@ def _grounds(found: Iterable[Comparison]) -> list[tuple[str, list[Comparison]]]:
     """Comparisons by data set and budget: ("FER2013/400", [...]), ..."""
     out: dict[str, list[Comparison]] = {}
     for c in found:
-        out.setdefault(f"{_name(c.dataset)}/{c.labels}", []).append(c)
+        out.setdefault(_ground(c), []).append(c)
     return list(out.items())
+
+
+def _ground(c: Comparison) -> str:
+    return f"{_name(c.dataset)}/{c.labels}"
 
 
 def _name(dataset: str) -> str:

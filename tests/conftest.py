@@ -8,11 +8,11 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 with install_import_hook("fercore", "beartype.beartype"):
-    import fercore  # noqa: F401
+    import fercore
     import fercore.cli  # noqa: F401
 
-import pytest  # noqa: E402
-import toy  # noqa: E402
+import pytest
+import toy
 
 
 @pytest.fixture(autouse=True, scope="session")

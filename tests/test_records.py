@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -117,12 +115,10 @@ def test_finished_takes_the_last_of_a_key():
     assert records.finished([failed]) == {}
 
 
-def test_key_does_not_depend_on_the_order_or_the_process():
+def test_key_depends_on_the_values_alone():
+    # Written down, so that it is the same in every process and on every machine.
     assert records.key_of({"a": 1, "b": [2]}) == records.key_of({"b": [2], "a": 1}) == "0855bfc20eb6cfaa"
-    code = "from fercore.records import key_of; print(key_of({'b': [2], 'a': 1}))"
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == "0855bfc20eb6cfaa"
+    assert records.key_of({"a": 1, "b": [3]}) != "0855bfc20eb6cfaa"
 
 
 def test_key_names_no_place():

@@ -120,8 +120,6 @@ def test_damaged_cache_file_is_named(cache, calls, data):
     text.table("clip:a/b", "a {} face", SEVEN)
     (file,) = cache.iterdir()
     file.write_bytes(data)
-    if data == b"\x08\x00\x00\x00\x00\x00\x00\x00{}      more":
-        pass
     with pytest.raises(UserError, match=rf"{file.name}: damaged prompt table; delete it"):
         text.table("clip:a/b", "a {} face", SEVEN)
     file.unlink()
