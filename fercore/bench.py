@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -25,10 +25,13 @@ from fercore.optimisers import Adam
 from fercore.randomness import generator
 
 CLASSES = len(EXPRESSIONS)
-# Kernels of the network, by a part of their name; "mm": the products of fercore.convolution.
+# Operations of the network, with all that they call.
 KERNELS = {
-    "convolutions": ("aten::convolution", "aten::_convolution", "mkldnn_convolution", "ByColumns", "aten::mm"),
-    "batch norm, activation, pooling, sums": ("batch_norm", "clamp_min", "threshold", "pool", "aten::mean", "add_"),
+    "convolutions": ("aten::convolution", "aten::convolution_backward", "ByColumns", "ByColumnsBackward"),
+    "batch norm": ("aten::batch_norm", "aten::native_batch_norm_backward"),
+    "activation": ("aten::relu_", "aten::threshold_backward"),
+    "pooling": ("aten::max_pool2d", "aten::max_pool2d_with_indices_backward", "aten::adaptive_avg_pool2d"),
+    "casts and sums": ("aten::to", "aten::add_"),
 }
 
 
@@ -118,24 +121,28 @@ def medians(cases: dict[str, Callable[[int], object]], repeats: int, device: tor
 def shares(run: train.Training, number: int) -> dict[str, float]:
     """Where the time of one step on a CPU goes, as shares that sum to 1, by the profiler.
 
-    The views end where the first convolution begins; optimiser, EMA and tally come last. Between
-    them kernels are told apart by name and counted by their self times.
+    The views come before the network; optimiser, EMA and tally come last.
     """
+
+    def mark(*_) -> None:
+        with record_function("network"):
+            pass
+
+    hook = run.model.backbone.register_forward_pre_hook(mark)
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as trace:
         train.train_step(run, run.model, number)
+    hook.remove()
     events = sorted(trace.events(), key=lambda event: event.time_range.start)
     begin, end = events[0].time_range.start, max(event.time_range.end for event in events)
-    first = next(event.time_range.start for event in events if event.name == "aten::conv2d")
+    first = next(event.time_range.start for event in events if event.name == "network")
     last = next(event.time_range.start for event in events if event.name.startswith("Optimizer.step"))
-    spent = {
-        kernel: sum(
-            event.self_cpu_time_total
-            for event in events
-            if first <= event.time_range.start < last and any(part in event.name for part in parts)
-        )
-        for kernel, parts in KERNELS.items()
-    }
-    spent["votes, fusion, losses, casts, Python"] = last - first - sum(spent.values())
+    kernel_of = {name: kernel for kernel, names in KERNELS.items() for name in names}
+    spent = dict.fromkeys(KERNELS, 0.0)
+    for event in events:
+        within = event.cpu_parent is not None and event.cpu_parent.name in kernel_of
+        if event.name in kernel_of and not within and first <= event.time_range.start < last:
+            spent[kernel_of[event.name]] += event.cpu_time_total
+    spent["votes, fusion, losses, Python"] = last - first - sum(spent.values())
     spent |= {"views, batch": first - begin, "optimiser, EMA, tally": end - last}
     return {name: time / (end - begin) for name, time in spent.items()}
 

@@ -182,7 +182,8 @@ def gains_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.DataF
     lines = []
     for claim in claims:
         points = [p for _, p in claim.gains] or [math.nan]
-        for c in published.compare(claim, records):
+        found = published.compare(claim, records)
+        for c in found if len({c.above for c in found}) == 1 else []:
             line = {"claim": claim.id.split("/")[1], "step": _row_name(c.above), "tested on": _ground(c)}
             line |= {"published, least": min(points), "most": max(points), "gain": c.gain}
             lines.append(line | {"needed": math.nan if c.needed is None else c.needed, "n": c.n, "state": c.state})
@@ -444,7 +445,7 @@ def _name(dataset: str) -> str:
 
 
 def _row_name(method: str) -> str:
-    return next((row.name for row in ROWS if row.method == method), method)
+    return "SIT-FER" if method == "sitfer" else next((row.name for row in ROWS if row.method == method), method)
 
 
 def _heading(column: str, between: str = "\n") -> str:

@@ -36,12 +36,14 @@ def vote_loop(memory, embedding, temperature):
     return torch.tensor(out)
 
 
-def test_vote_as_a_loop():
+@pytest.mark.parametrize("inference", [False, True])  # evaluation leaves the empty slots out
+def test_vote_as_a_loop(inference):
     memory = filled()
     # What an empty slot holds must not matter.
     memory.embedding[~memory.valid] = 9.0
     memory.label[~memory.valid] = 1.0
-    p = memory.vote(unit(5, seed=1), 0.1)
+    with torch.inference_mode(inference):
+        p = memory.vote(unit(5, seed=1), 0.1)
     assert torch.allclose(p, vote_loop(memory, unit(5, seed=1), 0.1), atol=1e-5)
     assert torch.allclose(p.sum(1), torch.ones(5), atol=1e-6)
     assert torch.equal(p[:, 2], torch.zeros(5))  # no slot of class 2
@@ -56,8 +58,10 @@ def test_vote_does_not_depend_on_the_order_of_the_slots():
     assert torch.allclose(one.vote(unit(5, seed=1), 0.05), two.vote(unit(5, seed=1), 0.05), atol=1e-6)
 
 
-def test_vote_of_an_empty_memory_is_uniform():
-    p = InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA).vote(unit(3), 0.05)
+@pytest.mark.parametrize("inference", [False, True])
+def test_vote_of_an_empty_memory_is_uniform(inference):
+    with torch.inference_mode(inference):
+        p = InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA).vote(unit(3), 0.05)
     assert torch.equal(p, torch.full((3, CLASSES), 0.25))
 
 
@@ -99,13 +103,26 @@ def test_of_a_slot_that_occurs_twice_the_last_row_counts():
         assert torch.equal(one, two)
 
 
-def test_of_a_slot_that_is_admitted_twice_the_last_row_counts():
-    # As the index assignment of a GPU has no order, the mask must be the same in every copy that is written.
-    for keep, valid in (((True, False), False), ((False, True), True)):
-        memory, z = filled(), unit(2, seed=3)
-        memory.admit(torch.tensor([7, 7]), z, torch.tensor([1, 2]), torch.tensor(keep))
-        assert bool(memory.valid[7]) == valid
-        assert torch.equal(memory.embedding[7], z[1]) and memory.label[7].argmax() == 2
+class Unordered(torch.Tensor):
+    """A buffer that is written as a GPU writes: of several values for one place, any may stay."""
+
+    def __setitem__(self, index, value):
+        value = torch.as_tensor(value).expand(len(index), *self.shape[1:])
+        for slot in index.unique():
+            rows = value[index == slot]
+            assert (rows == rows[0]).all(), f"slot {slot} is given different values at once"
+        super().__setitem__(index, value)
+
+
+@pytest.mark.parametrize("keep, valid", [((True, False), False), ((False, True), True)])
+def test_of_a_slot_that_is_admitted_twice_the_last_row_counts(keep, valid):
+    memory, z = filled(), unit(2, seed=3)
+    for name, buffer in list(memory.named_buffers()):
+        setattr(memory, name, buffer.as_subclass(Unordered))
+    memory.admit(torch.tensor([7, 7]), z, torch.tensor([1, 2]), torch.tensor(keep))
+    memory.write(torch.tensor([1, 1]), z, torch.tensor([1, 2]))
+    assert bool(memory.valid[7]) == valid and memory.valid[1]
+    assert torch.equal(memory.embedding[7], z[1]) and memory.label[7].argmax() == 2
 
 
 def test_confident_faces_enter_and_leave():

@@ -164,8 +164,17 @@ def test_second_prediction_is_a_distribution(name):
 # SIT-FER
 
 
+def between(name, *ranks):
+    """Thresholds that part the confidences of a first batch after so many faces."""
+    trial = Trial(name)
+    trial.model.eval()
+    sure = trial.step().target.max(1)[0].sort()[0]
+    return [((sure[rank - 1] + sure[rank]) / 2).item() for rank in ranks]
+
+
 def test_sitfer_step_as_its_equations_say():
-    trial = Trial("sitfer", tau=0.3, delta=0.4)
+    tau, delta = between("sitfer", 2, 4)
+    trial = Trial("sitfer", tau=tau, delta=delta)
     trial.model.eval()
     memory_before, batch = copy.deepcopy(trial.state.memory), trial.batch()
     step = trial.step(batch=batch)
@@ -184,14 +193,15 @@ def test_sitfer_step_as_its_equations_say():
         for i, label in enumerate(batch.labels.tolist()):
             loss_s -= labelled.logits.log_softmax(1)[i, label].item() / 6  # (1)
             loss_t -= by_text(labelled.feature)[i, label].log().item() / 6  # (4)
-            if target[i].max() > 0.3:
+            if target[i].max() > tau:
                 loss_u -= (target[i] * strong.logits[i].log_softmax(0)).sum().item() / 6  # (9)
     assert torch.allclose(step.target, target, atol=1e-5)
     assert step.losses["unlabelled"].item() == pytest.approx(loss_u, rel=1e-4)
     assert step.losses["text"].item() == pytest.approx(loss_t, rel=1e-4)
     assert step.total.item() == pytest.approx(loss_s + 1.0 * loss_t + 0.5 * loss_u, rel=1e-4)  # (11)
     # The vote was cast before this batch entered the memory.
-    assert torch.equal(trial.state.memory.valid[batch.unlabelled_slots], target.max(1)[0] > 0.4)
+    admitted = trial.state.memory.valid[batch.unlabelled_slots]
+    assert torch.equal(admitted, target.max(1)[0] > delta) and admitted.sum() == 2 and step.keep.sum() == 4
 
 
 def test_sitfer_variants_are_table_ii():
@@ -228,7 +238,8 @@ def test_labels_weigh_the_text_loss_towards_their_anchor():
 
 
 def test_fixmatch_keeps_what_it_is_sure_of_and_takes_it_as_hard():
-    trial = Trial("fixmatch", tau=0.4)
+    (tau,) = between("fixmatch", 2)
+    trial = Trial("fixmatch", tau=tau)
     trial.model.eval()
     batch = trial.batch()
     step = trial.step(batch=batch)
@@ -237,9 +248,9 @@ def test_fixmatch_keeps_what_it_is_sure_of_and_takes_it_as_hard():
         log_p = trial.model(batch.strong[0]).logits.log_softmax(1)
     loss = 0.0
     for u in range(6):
-        if q[u].max() >= 0.4:
+        if q[u].max() >= tau:
             loss -= log_p[u, q[u].argmax()].item() / 6
-    assert 0 < step.keep.sum() < 6 or loss == 0
+    assert step.keep.sum() == 4
     assert step.losses["unlabelled"].item() == pytest.approx(loss, rel=1e-4)
 
 
