@@ -123,7 +123,9 @@ def test_text_map_only_where_the_widths_differ():
 def test_an_added_part_leaves_the_others_start_as_it_was():
     plain = ImageEncoder("toy", 3, seed=4).state_dict()
     more = ImageEncoder("toy", 3, seed=4, text_width=512, projection=8).state_dict()
-    assert set(plain) < set(more) and all(torch.equal(plain[k], more[k]) for k in plain)
+    head = ImageEncoder("toy", 3, seed=4, projection=8).state_dict()
+    for fewer in (plain, head):
+        assert set(fewer) < set(more) and all(torch.equal(fewer[k], more[k]) for k in fewer)
     other = ImageEncoder("toy", 3, seed=5).state_dict()
     assert not torch.equal(plain["backbone.0.weight"], other["backbone.0.weight"])
 
