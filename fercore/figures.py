@@ -75,8 +75,9 @@ def save(figure: Figure, folder: Path, stem: str) -> None:
 
 
 def table2(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> Figure:
-    """Table II, one panel per budget: a dot for each seed, a bar at the mean, hollow marks where published."""
-    budgets = report.budgets(records, labels) or [0]
+    """Table II, one panel per budget that was run: a dot for each seed, a bar at the mean, published marks hollow."""
+    asked = report.budgets(records, labels) or [0]
+    budgets = [b for b in asked if report.runs(records, labels=b)] or asked[-1:]
     figure, axes = plt.subplots(1, len(budgets), sharey=True, sharex=True, squeeze=False)
     rows = list(reversed(report.ROWS))
     for ax, budget in zip(axes[0], budgets):
@@ -135,9 +136,9 @@ def curves(records: Sequence[Mapping], labels: int | None = None) -> Figure:
             done,
             lambda h: h["classifier"]["accuracy"],
             *pick,
-            width=2 if row.method == "sitfer" else 1.3,
+            width=2.0 if row.method == "sitfer" else 1.3,
         )
-        _line(axes["kept"], done, lambda h: h.get("kept"), *pick, width=1.6 if row.method == "sitfer" else 1)
+        _line(axes["kept"], done, lambda h: h.get("kept"), *pick, width=1.6 if row.method == "sitfer" else 1.0)
     sitfer = report.ran(records, "sitfer", budget)
     for level in report.LEVELS:
         right = functools.partial(_level, level)

@@ -48,7 +48,7 @@ def markdown(frame: pd.DataFrame) -> str:
         return "| " + " | ".join(p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right)) + " |"
 
     rule = "| " + " | ".join("-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right)) + " |"
-    return "\n".join([line(titles), rule, *(line(row) for row in shown.to_numpy())]) + "\n"
+    return "\n".join([line(titles), rule, *(line(row) for row in shown.to_numpy().tolist())]) + "\n"
 
 
 def save(frame: pd.DataFrame, folder: Path, stem: str, note: str = "") -> None:

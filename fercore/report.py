@@ -61,6 +61,7 @@ DATASETS = {
     "own": "own faces",
     "unstated": "data unstated",
 }
+IDLE = 0.1  # percent kept, over the last five evaluations, below which a row is called idle
 SAID = {state: state for state in published.STATES} | {published.PARTLY: "partly reproduced"}
 
 
@@ -315,6 +316,8 @@ def answer(records: Sequence[Mapping]) -> str:
         n = len(ran(here, "sitfer"))
         said = f"SIT-FER ends at {_series(over)}" if over else "SIT-FER has no run to compare"
         sentences.append(f"With {where} (n = {n}), {said}; its components: {', '.join(states)}.")
+        if idle := _idle(here, budget):
+            sentences.append(f"But no pseudo-label passed the threshold in: {', '.join(idle)}.")
     return " ".join(sentences)
 
 
@@ -371,6 +374,13 @@ def untested(records: Sequence[Mapping]) -> str:
     lines = [f"{len(missing)} of Table II's {len(cells)} cells have no run on their own data and budget ({columns})."]
     lines = lines if missing else ["Every cell of Table II was run on its own data and budget."]
     lines += [f"No finished run: {absent}."] if absent else []
+    for budget in budgets(records):
+        for name, levels in _idle(records, budget).items():
+            said = ", ".join(f"{level} right in {share:.1f} %" for level, share in levels.items())
+            lines.append(
+                f"{name} at {budget:,} labels kept less than {IDLE} % of the unlabelled faces: it trained on "
+                f"the labels alone, and its row says nothing of pseudo-labels ({said})."
+            )
     lines += [f"One seed alone ({single} labels): no spread, so no verdict above {SAID['partly']}."] if single else []
     return "\n".join(lines)
 
@@ -402,6 +412,13 @@ def environment() -> str:
 
 
 # Parts
+
+
+def _idle(records: Sequence[Mapping], labels: int) -> dict[str, dict[str, float]]:
+    """Rows whose pseudo-labels hardly ever entered the loss, and how often each of their levels was right (%)."""
+    table = levels_table(records, labels)
+    idle = table[table["kept"] < IDLE] if len(table) else table
+    return {line["row"]: line[list(LEVELS)].dropna().to_dict() for _, line in idle.iterrows()}
 
 
 def _gains(records: Sequence[Mapping], below: str, above: str, labels: int) -> list[float]:

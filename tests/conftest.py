@@ -7,12 +7,11 @@ from jaxtyping import install_import_hook
 # Before torch is imported anywhere. One thread: sums in one order, so that equal runs are equal to the last bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-with install_import_hook("fercore", "beartype.beartype"):
-    import fercore
-    import fercore.cli  # noqa: F401
+# It stays installed: modules that are imported later, by name, are checked as well.
+install_import_hook("fercore", "beartype.beartype")
 
-import pytest
-import toy
+import pytest  # noqa: E402
+import toy  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")

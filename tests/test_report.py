@@ -80,6 +80,17 @@ def test_a_failed_run_that_finished_later_is_no_failure():
     assert line(report.table2(runs), "+ L_t = SIT-FER")[["n", "failed"]].tolist() == [1, 0]
 
 
+def test_a_row_without_any_pseudo_label_is_called_idle():
+    runs = synthetic.study(seeds=(0,))
+    assert "passed the threshold" not in report.answer(runs) and "kept less" not in report.untested(runs)
+    for record in runs[1:]:
+        if record["config"]["method"] == "sitfer/text":
+            for entry in record["history"]:
+                entry |= {"kept": 0.0, "pseudo_accuracy_kept": None}
+    assert report.answer(runs).endswith("But no pseudo-label passed the threshold in: + text.")
+    assert "+ text at 2,000 labels kept less than" in report.untested(runs)
+
+
 def test_one_seed_has_no_spread():
     frame = report.table2(synthetic.study(seeds=(0,)))
     assert frame["ours ±"].isna().all() and frame["gain ±"].isna().all()
