@@ -74,9 +74,11 @@ def with_memory(run: train.Training, slots: int) -> train.Training:
     """The same run on its first `slots` faces: a memory of so many slots, all of them valid."""
     rows, width = torch.arange(slots), run.model.embedding_width
     table = text.table(run.config.text, run.config.prompt, EXPRESSIONS)
-    state = run.method.state(Context(CLASSES, slots, width, table, 1), run.options).to(run.device)
+    context = Context(CLASSES, slots, rows, rows, run.model.width, width, table, 0)
+    state = run.method.state(context, run.options).to(run.device)
     embedding = F.normalize(torch.randn(slots, width, generator=generator(0, "memory")), dim=1).to(run.device)
-    run.method.prepare(lambda: embedding, rows.to(run.device), run.labels[:slots].to(run.device), state)
+    seen = encoders.Output(torch.zeros(slots, CLASSES), embedding, embedding)
+    run.method.prepare(lambda: seen, rows.to(run.device), run.labels[:slots].to(run.device), state)
     split = replace(run.split, labelled=rows.numpy(), unlabelled=rows.numpy())
     return replace(run, split=split, state=state, tally=train.Tally())
 

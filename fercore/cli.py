@@ -10,6 +10,7 @@ import typer
 from fercore import paths, pretrain, records, setting, sweep, train
 from fercore.config import Run
 from fercore.errors import UserError
+from fercore.methods import METHODS
 from fercore.text import table
 
 app = typer.Typer(
@@ -66,8 +67,10 @@ def sweep_(
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
     labels: Annotated[Optional[list[int]], typer.Option(help="Only these budgets; repeatable.")] = None,  # noqa: UP045
     seeds: Annotated[Optional[list[int]], typer.Option(help="Only these seeds; repeatable.")] = None,  # noqa: UP045
+    methods: Annotated[Optional[list[str]], typer.Option(help="Only these methods; repeatable.")] = None,  # noqa: UP045
     part: Annotated[str, typer.Option(help="I/N: only every N-th run, counted from I = 0.")] = "0/1",
     device: Device = "auto",
+    keep_weights: Annotated[bool, typer.Option(help="Leave each averaged model in RESULTS/weights.")] = False,
 ):
     """Make a profile's missing runs, without notebooks. Several processes may share one results folder."""
     study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
@@ -76,15 +79,15 @@ def sweep_(
     first, found, every = part.partition("/")
     if not (found and first.isdigit() and every.isdigit() and int(first) < int(every)):
         raise UserError(f"--part: {part!r} should read I/N with I < N")
-    chosen = [run for run in study.runs(labels=labels) if not seeds or run.seed in seeds]
-    sweep.complete(study, chosen[int(first) :: int(every)], device=device)
+    chosen = [run for run in study.runs(methods=methods, labels=labels) if not seeds or run.seed in seeds]
+    sweep.complete(study, chosen[int(first) :: int(every)], device=device, keep_weights=keep_weights)
     typer.echo(f"{study.records}: {len(sweep.missing(study))} runs of {len(study.runs())} are missing")
 
 
 @app.command("train")
 def train_(
     dataset: Annotated[str, typer.Option(help="facs, fer2013, rafdb, sfew, affectnet, ckplus, expw, own.")],
-    method: Annotated[str, typer.Option(help="supervised, fixmatch, sitfer, or with a variant: sitfer/semantic.")],
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}; or with a variant: sitfer/semantic.")],
     labels: Annotated[int, typer.Option(help="Budget: labelled faces in total.")],
     data_root: Root = None,
     results: Results = paths.RESULTS / "runs",

@@ -40,7 +40,7 @@ class Run:
 
     dataset: str
     method: str  # "fixmatch", or with a variant "sitfer/semantic"
-    labels: int  # budget, in total
+    labels: int  # budget, in total; 0 for every label
     steps: int = 48_000  # 60 epochs (stated) of 800 (released)
     seed: int = 0
     split_seed: int = 0
@@ -66,8 +66,10 @@ class Run:
 
     def __post_init__(self):
         vars(self).update(typed(Run, vars(self)))
-        if min(self.labels, self.steps, self.batch, self.unlabelled_batch, self.image_size) < 1:
-            raise UserError("labels, steps, batch, unlabelled_batch and image_size must be at least 1")
+        if self.labels < 0:
+            raise UserError(f"labels: {self.labels}; expected a budget in total, or 0 for every label")
+        if min(self.steps, self.batch, self.unlabelled_batch, self.image_size) < 1:
+            raise UserError("steps, batch, unlabelled_batch and image_size must be at least 1")
         if not 1 <= self.evaluations <= self.steps:
             raise UserError(f"evaluations: {self.evaluations} does not lie between 1 and steps ({self.steps})")
         if self.schedule not in SCHEDULES:

@@ -133,6 +133,21 @@ class ImageEncoder(nn.Module):
         feature = self.feature(images)
         return Output(self.classifier(feature), feature, F.normalize(self.project(feature), dim=1))
 
+    @torch.no_grad()
+    def guess(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
+        """`together` without gradient, by the batch's statistics and without a trace in the running ones.
+
+        MixMatch and its kin guess so: what they train on are mixed images, and only those may be remembered.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        try:
+            for norm in norms:
+                norm.track_running_stats = False
+            return self.together(*batches)
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
+
     def together(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
         """One joint forward of several batches: one normalisation statistic, one pass over the weights."""
         sizes = [len(batch) for batch in batches]

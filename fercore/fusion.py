@@ -18,6 +18,11 @@ def similarity_softmax(
     return (similarity(feature, anchors) / temperature).softmax(1)
 
 
+def sharpen(p: Float[Tensor, "m k"], temperature: float) -> Float[Tensor, "m k"]:
+    """p_c^(1/T) / sum_j p_j^(1/T) (MixMatch, Berthelot et al. 2019, eq. 7): sharper for T < 1."""
+    return (p.clamp_min(1e-30).log() / temperature).softmax(1)
+
+
 def fuse(levels: dict[str, Tensor], weights: dict[str, float] | None = None) -> Float[Tensor, "m k"]:
     """p_hat = (p_sem + p_text + p_ins) / 3 (8): the mean of the levels that are there.
 
@@ -45,4 +50,25 @@ class DistributionAlignment(nn.Module):
         self.means.copy_(torch.where(row[:, None], p.mean(0), self.means))
         self.count += 1
         aligned = p / self.means.sum(0).clamp_min(1e-12)
+        return aligned / aligned.sum(1, keepdim=True)
+
+
+class MarginalAlignment(nn.Module):
+    """DA(p) = normalise(p target / p_bar), p_bar the mean of the last `window` batch means.
+
+    ReMixMatch (Berthelot et al. 2020), as its authors run it: the buffer starts uniform and takes the batch's raw p after use. `target` [k] is the
+    labelled marginal; it is uniform until it is set.
+    """
+
+    def __init__(self, classes: int, window: int):
+        super().__init__()
+        self.register_buffer("target", torch.full((classes,), 1 / classes))
+        self.register_buffer("means", torch.full((window, classes), 1 / classes))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, p: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
+        aligned = p * (self.target + 1e-6) / (self.means.mean(0) + 1e-6)
+        row = torch.arange(len(self.means), device=p.device) == self.count % len(self.means)
+        self.means.copy_(torch.where(row[:, None], p.mean(0), self.means))
+        self.count += 1
         return aligned / aligned.sum(1, keepdim=True)

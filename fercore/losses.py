@@ -16,16 +16,30 @@ def masked_mean(values: Float[Tensor, " m"], keep: Bool[Tensor, " m"]) -> Float[
     return (values * keep).mean()
 
 
+def kept_mean(values: Float[Tensor, " m"], keep: Bool[Tensor, " m"]) -> Float[Tensor, ""]:
+    """Mean over the kept rows; 0 where none is kept."""
+    return (values * keep).sum() / keep.sum().clamp_min(1)
+
+
 def info_nce(
-    first: Float[Tensor, "b e"], second: Float[Tensor, "b e"], temperature: float
+    first: Float[Tensor, "b e"],
+    second: Float[Tensor, "b e"],
+    temperature: float,
+    keep: Bool[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
     """NT-Xent over 2b unit embeddings (SimCLR, Chen et al. 2020, eq. 1).
 
     Row i of `first` and row i of `second` are two views of one face; for each of the 2b rows the
-    other view is the positive and the remaining 2b - 2 rows are the negatives.
+    other view is the positive and the remaining 2b - 2 rows are the negatives. With `keep`, the same
+    among the kept faces alone: 0 for a single one, which has no negatives, and for none.
     """
     z = torch.cat([first, second])
     similarity = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
     b = len(first)
     partner = torch.arange(2 * b, device=z.device).roll(b)
-    return F.cross_entropy(similarity, partner)
+    if keep is None:
+        return F.cross_entropy(similarity, partner)
+    rows = torch.cat([keep, keep])
+    # The most negative finite number: a row that is left out gives a number, and weighs nothing.
+    similarity = similarity.masked_fill(~rows, torch.finfo(similarity.dtype).min)
+    return kept_mean(F.cross_entropy(similarity, partner, reduction="none"), rows)

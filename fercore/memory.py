@@ -1,4 +1,4 @@
-"""The instance memory buffer (SIT-FER III-D): embeddings and labels, one slot per training face."""
+"""What methods remember of embeddings: one slot per training face (SIT-FER III-D), or one centroid per class."""
 
 import torch
 import torch.nn.functional as F
@@ -67,3 +67,31 @@ class InstanceMemory(nn.Module):
         self.embedding[slots] = torch.where(self.valid[slots][:, None], mixed, embedding)
         self.label[slots] = F.one_hot(labels, self.label.shape[1]).to(self.label.dtype)
         self.valid[slots] = valid[last]
+
+
+class Centroids(nn.Module):
+    """One unit row [k, e] per class: c_k <- momentum c_k + (1 - momentum) mean_k, to unit length."""
+
+    def __init__(self, classes: int, width: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("rows", torch.zeros(classes, width))
+
+    def forward(self, embedding: Float[Tensor, "m e"]) -> Float[Tensor, "m k"]:
+        """||e - c_k||^2. Gradients reach the embedding alone, also after the centroids have moved."""
+        rows = self.rows.clone()
+        return embedding.square().sum(1, keepdim=True) + rows.square().sum(1) - 2 * embedding @ rows.T
+
+    def begin(self, embedding: Float[Tensor, "b e"], labels: Int64[Tensor, " b"]) -> None:
+        """The mean of each class, to unit length."""
+        self._towards(embedding.detach(), labels, 0.0)
+
+    def move(self, embedding: Float[Tensor, "b e"], labels: Int64[Tensor, " b"]) -> None:
+        """One batch's step; a class without a face in it stays where it is."""
+        self._towards(embedding.detach(), labels, self.momentum)
+
+    def _towards(self, embedding: Tensor, labels: Tensor, momentum: float) -> None:
+        member = F.one_hot(labels, len(self.rows)).to(embedding.dtype)
+        mean = member.T @ embedding / member.sum(0).clamp_min(1)[:, None]
+        moved = F.normalize(momentum * self.rows + (1 - momentum) * mean, dim=1)
+        self.rows.copy_(torch.where(member.any(0)[:, None], moved, self.rows))

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from tqdm.auto import tqdm
 
+from fercore import methods as methods_
 from fercore import paths, pretrain, records, train
 from fercore.config import WORDS, Run, typed
 from fercore.datasets import NAMES
@@ -48,12 +49,15 @@ class Profile:
         return self.results / "records.jsonl"
 
     def runs(self, methods: Iterable[str] | None = None, labels: Iterable[int] | None = None) -> list[Run]:
-        """The grid, seeds outermost: an interrupted sweep has whole tables of few seeds."""
-        return [
+        """The grid, seeds outermost: an interrupted sweep has whole tables of few seeds.
+
+        A method that ignores the budget has one run for each seed.
+        """
+        runs = [
             Run(
                 dataset=self.dataset,
                 method=method,
-                labels=budget,
+                labels=methods_.budget(method, budget),
                 seed=seed,
                 split_seed=split_seed,
                 start=self.start,
@@ -64,6 +68,7 @@ class Profile:
             for budget in (self.labels if labels is None else labels)
             for method in (self.methods if methods is None else methods)
         ]
+        return list({config.key: config for config in runs}.values())
 
 
 def load_profile(name: str | Path, *, data_root: str | Path = "", results: str | Path = "") -> Profile:
@@ -163,7 +168,12 @@ def ready(study: Profile) -> bool:
 
 
 def complete(
-    study: Profile, runs: Iterable[Run] | None = None, *, device: str = "auto", progress: bool = True
+    study: Profile,
+    runs: Iterable[Run] | None = None,
+    *,
+    device: str = "auto",
+    keep_weights: bool = False,
+    progress: bool = True,
 ) -> list[dict]:
     """Make what is missing, the start first, and return all records of the profile.
 
@@ -180,7 +190,7 @@ def complete(
     with tqdm(todo, desc=f"{study.name}: runs", disable=not progress) as bar:
         for config in bar:
             try:
-                record = train.run(config, **place)
+                record = train.run(config, keep_weights=keep_weights, **place)
             except UserError:
                 raise
             except Exception as error:  # a failed seed stays in the table

@@ -7,7 +7,7 @@ sampler position but the step: a run killed anywhere and started again gives the
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 
 from fercore import augment, checkpoint, metrics, paths, pretrain, records, setting, splits, starts, text
 from fercore.config import Run
-from fercore.encoders import ImageEncoder
+from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.fusion import fuse
-from fercore.methods import Batch, Context, Step, resolve
+from fercore.methods import Batch, Context, Step, budget, resolve, views
 from fercore.optimisers import Adam
 from fercore.randomness import batch_indices, generator
 
@@ -165,7 +165,7 @@ def set_up(config: Run, data_root: str | Path | None, results: Path, device: str
         validation=config.validation,
         include_labelled=config.include_labelled,
     )
-    if not len(split.unlabelled) and any(method.VIEWS.values()):
+    if not len(split.unlabelled) and any(views(method, options).values()):
         raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
     uses_text = getattr(method, "uses_text", lambda options: False)(options)
     table = text.table(config.text, config.prompt, classes).to(where) if uses_text else None
@@ -180,7 +180,16 @@ def set_up(config: Run, data_root: str | Path | None, results: Path, device: str
     )
     start = begin(model, config, results)
     model.to(where).train()
-    context = Context(len(classes), len(data.pool), model.embedding_width, table, config.steps)
+    context = Context(
+        classes=len(classes),
+        slots=len(data.pool),
+        labelled=torch.from_numpy(split.labelled),
+        unlabelled=torch.from_numpy(split.unlabelled),
+        feature=model.width,
+        width=model.embedding_width,
+        text=table,
+        seed=config.seed,
+    )
     state = (method.state(context, options) if hasattr(method, "state") else nn.Module()).to(where)
     return Training(
         config=config,
@@ -195,7 +204,7 @@ def set_up(config: Run, data_root: str | Path | None, results: Path, device: str
         bf16=bf16,
         model=model,
         ema=EMA(model, config.ema),
-        optimiser=Adam(model.parameters(), lr=config.lr),
+        optimiser=Adam([*model.parameters(), *state.parameters()], lr=config.lr),
         state=state,
         tally=Tally(),
         history=[],
@@ -231,19 +240,22 @@ def make_batch(run: Training, step: int) -> tuple[Batch, Int64[Tensor, " m"] | N
     weak: tuple = ()
     strong: tuple = ()
     hidden, others = None, slots[:0]
-    if any(run.method.VIEWS.values()):
+    asked = views(run.method, run.options)
+    if any(asked.values()):
         unlabelled = torch.from_numpy(run.split.unlabelled)
         others = batch_indices(unlabelled, config.unlabelled_batch, step, config.seed, "unlabelled")
         faces, hidden = gather(run, pool[others])
         weak, strong = (
             tuple(
                 view(faces, config.image_size, generator(config.seed, f"{name} {i}", step))
-                for i in range(run.method.VIEWS[name])
+                for i in range(asked[name])
             )
             for name, view in (("weak", augment.weak), ("strong", augment.strong))
         )
-    slots, others = (augment.send(rows, run.device) for rows in (slots, others))
-    return Batch(labelled, labels, slots, weak, strong, others), hidden
+    progress = torch.tensor(step / config.steps)
+    slots, others, progress = (augment.send(values, run.device) for values in (slots, others, progress))
+    draws = generator(config.seed, "method", step)
+    return Batch(labelled, labels, slots, weak, strong, others, progress, draws), hidden
 
 
 def gather(run: Training, rows: Int64[Tensor, " b"]) -> tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, " b"]]:
@@ -251,22 +263,32 @@ def gather(run: Training, rows: Int64[Tensor, " b"]) -> tuple[UInt8[Tensor, "b c
     return setting.take(run.images, rows, run.device), augment.send(run.labels[rows], run.device)
 
 
-def prepare(run: Training) -> None:
-    """Let the method see the labelled faces once, plainly, before the first step."""
-    if not hasattr(run.method, "prepare"):
+def with_labels(run: Training, hook: str, *more: object) -> None:
+    """Call the method's `hook`, if it has one: it may look at the labelled faces through the averaged model."""
+    if not hasattr(run.method, hook):
         return
     slots = torch.from_numpy(run.split.labelled)
     rows = torch.from_numpy(run.data.pool)[slots]
 
-    def encode() -> Tensor:
-        run.model.eval()
-        with torch.no_grad():
-            images = (setting.take(run.images, part, run.device) for part in rows.split(256))
-            out = torch.cat([run.model(augment.centre(x, run.config.image_size)).embedding for x in images])
-        run.model.train()
-        return out
+    @torch.no_grad()
+    def encode() -> Output:
+        images = (setting.take(run.images, part, run.device) for part in rows.split(256))
+        parts = [run.ema.model(augment.centre(x, run.config.image_size)) for x in images]
+        return Output(*(torch.cat(field) for field in zip(*parts)))
 
-    run.method.prepare(encode, slots.to(run.device), run.labels[rows].to(run.device), run.state)
+    getattr(run.method, hook)(encode, slots.to(run.device), run.labels[rows].to(run.device), run.state, *more)
+
+
+def prepare(run: Training) -> None:
+    """Before the first step."""
+    with_labels(run, "prepare")
+
+
+def refresh(run: Training) -> None:
+    """After each of the method's epochs, where it counts in them."""
+    epochs = getattr(run.options, "epochs", 0)
+    if epochs and run.step % max(1, run.config.steps // epochs) == 0:
+        with_labels(run, "refresh", run.options)
 
 
 def rate(config: Run, step: int) -> float:
@@ -346,13 +368,17 @@ def run(
     results: Path,
     device: str = "auto",
     checkpoint_every: int = 200,
+    keep_weights: bool = False,
     progress: bool = True,
 ) -> dict:
     """Train, and return the record; it is appended to `results`/records.jsonl when the run is finished.
 
+    With `keep_weights` the averaged model and the method's state stay in `results`/weights/KEY.pt.
+
     A run whose key is already there is not trained again. An interrupted one goes on from its last
     checkpoint and ends in the same record (provenance apart). Raises UserError for bad input.
     """
+    config = replace(config, labels=budget(config.method, config.labels))
     if done := records.finished(records.read(results / "records.jsonl")).get(config.key):
         return done
     training = set_up(config, data_root, results, device)
@@ -370,6 +396,7 @@ def run(
         for step in bar:
             train_step(training, forward, step)
             training.step = step + 1
+            refresh(training)
             if training.step in evaluated:
                 log_evaluation(training)
                 bar.set_postfix(accuracy=f"{training.history[-1]['classifier']['accuracy']:.3f}")
@@ -396,6 +423,9 @@ def run(
             training.device, "bf16" if training.bf16 else "fp32", training.seconds, config.steps
         ),
     }
+    if keep_weights:
+        kept = {"model": training.ema.model.state_dict(), "state": training.state.state_dict()}
+        checkpoint.save(results / "weights" / f"{config.key}.pt", kept)
     records.append(results / "records.jsonl", record)
     saved.unlink(missing_ok=True)
     return record

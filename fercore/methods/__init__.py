@@ -3,15 +3,18 @@
 A method is a module with
 
 * `Config`: a frozen dataclass of its constants;
-* `VIEWS`: how many weak and strong views of the unlabelled batch it asks for;
+* `VIEWS`: how many weak and strong views of the unlabelled batch it asks for (`views(config)` where a constant says);
 * `step(model, batch, state, config) -> Step`: its losses on one batch;
 
 and, where it needs them,
 
-* `state(context, config) -> nn.Module`: what it remembers, in buffers;
-* `prepare(encode, batch, state)`: called once with the labelled faces before the first step;
+* `state(context, config) -> nn.Module`: what it remembers, in buffers; its parameters, if any, are trained;
+* `prepare(encode, slots, labels, state)`: called once before the first step; `encode()` is the averaged model's
+  output on all labelled faces, plainly viewed;
+* `refresh(encode, slots, labels, state, config)`: the same, `config.epochs` times during the run;
 * `levels(model, output, state, config)`: named probabilities that are fused for a second prediction;
-* `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code.
+* `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code ("authors": the original ones);
+* `ALL_LABELS = True`: it trains on every label, whatever the budget.
 
 A new method is one file and one line here; the contract test covers it at once.
 """
@@ -20,6 +23,7 @@ from dataclasses import fields
 from types import ModuleType
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -36,6 +40,8 @@ class Batch(NamedTuple):
     weak: tuple[Float[Tensor, "m 3 h w"], ...]
     strong: tuple[Float[Tensor, "m 3 h w"], ...]
     unlabelled_slots: Int64[Tensor, " m"]
+    progress: Float[Tensor, ""]  # share of the training that is done, in [0, 1)
+    generator: torch.Generator  # on the host, for the draws of this step
 
 
 class Step(NamedTuple):
@@ -53,14 +59,57 @@ class Context(NamedTuple):
 
     classes: int
     slots: int  # size of the training pool
+    labelled: Int64[Tensor, " l"]  # its labelled slots
+    unlabelled: Int64[Tensor, " u"]  # and its unlabelled ones
+    feature: int  # width of the feature
     width: int  # of the embedding
     text: Float[Tensor, "k t"] | None  # prompt table
-    steps: int
+    seed: int  # of a method's own parameters
 
 
-from fercore.methods import fixmatch, sitfer, supervised  # noqa: E402  (they need the types above)
+from fercore.methods import (  # noqa: E402  (they need the types above)
+    adacm,
+    fixmatch,
+    flexmatch,
+    freematch,
+    fullysupervised,
+    lion,
+    marginmix,
+    mixmatch,
+    pseudolabel,
+    remixmatch,
+    simmatch,
+    sitfer,
+    supervised,
+    uda,
+)
 
-METHODS: dict[str, ModuleType] = {"supervised": supervised, "fixmatch": fixmatch, "sitfer": sitfer}
+METHODS: dict[str, ModuleType] = {  # in the order of SIT-FER's Table I, then the rows that it omits
+    "supervised": supervised,
+    "pseudolabel": pseudolabel,
+    "mixmatch": mixmatch,
+    "uda": uda,
+    "remixmatch": remixmatch,
+    "marginmix": marginmix,
+    "fixmatch": fixmatch,
+    "adacm": adacm,
+    "lion": lion,
+    "sitfer": sitfer,
+    "fullysupervised": fullysupervised,
+    "flexmatch": flexmatch,
+    "simmatch": simmatch,
+    "freematch": freematch,
+}
+
+
+def views(method: ModuleType, config: object) -> dict[str, int]:
+    """How many weak and strong views of the unlabelled batch the method asks for."""
+    return method.views(config) if hasattr(method, "views") else method.VIEWS
+
+
+def budget(name: str, labels: int) -> int:
+    """The label budget that the method trains on: 0, every label, for one that ignores it."""
+    return 0 if getattr(METHODS.get(name.partition("/")[0]), "ALL_LABELS", False) else labels
 
 
 def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]:

@@ -75,9 +75,9 @@ def uses_text(config: Config) -> bool:
     return "text" in config.levels or config.lambda_1 > 0
 
 
-def prepare(encode: Callable[[], Tensor], slots: Tensor, labels: Tensor, state: State) -> None:
+def prepare(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State) -> None:
     """Fill the labelled slots before the first step, so that no vote is cast by an empty slot."""
-    state.memory.write(slots, encode(), labels)
+    state.memory.write(slots, encode().embedding, labels)
 
 
 def levels(model: ImageEncoder, output: Output, state: State, config: Config) -> dict[str, Tensor]:

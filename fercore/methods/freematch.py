@@ -1,0 +1,101 @@
+"""FreeMatch (Wang et al. 2023): thresholds that set themselves. The letters are ours.
+
+    tau_t  = rho tau_{t-1} + (1 - rho) mean_u max q_u                                                 (a)
+    p_t(c) = rho p_{t-1}(c) + (1 - rho) mean_u q_u(c),  h_t likewise of the histogram of argmax q_u        (b)
+    tau(c) = tau_t p_t(c) / max_c p_t(c)                                                              (c)
+    L_u    = (1/m) sum_u 1[max q_u >= tau(argmax q_u)] H(onehot(argmax q_u), p(s(u)))                 (d)
+    L_f    = sum_c norm(p_t / h_t)_c log norm(pbar / hbar)_c                                           (e)
+             pbar, hbar: mean and histogram of p(s(u)) over the faces that passed
+    L      = L_s + lambda_u L_u + lambda_f L_f                                                         (f)
+
+L_f is a negative cross-entropy: adding it spreads the predictions. A class that nobody named has no ratio and is left
+out; the sum differs from the full one by a constant. Averages start at 1/k.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from fercore.encoders import ImageEncoder
+from fercore.losses import masked_mean
+from fercore.methods import Batch, Context, Step
+
+VIEWS = {"weak": 1, "strong": 1}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The authors' constants, with an average that is shorter at the start of a run."""
+
+    lambda_u: float = 1.0  # FreeMatch
+    lambda_f: float = 0.01  # TorchSSL
+    rho: float = 0.999  # FreeMatch
+    short_start: bool = True  # chosen: rho_t = min(rho, (1 + t) / (10 + t)), as the weights' average
+
+
+VARIANTS: dict[str, dict] = {"authors": {"short_start": False}}
+
+
+class State(nn.Module):
+    """tau_t, p_t [k], h_t [k], and the number of steps."""
+
+    def __init__(self, context: Context, config: Config):
+        super().__init__()
+        k = context.classes
+        self.register_buffer("tau", torch.tensor(1 / k))
+        self.register_buffer("p", torch.full((k,), 1 / k))
+        self.register_buffer("h", torch.full((k,), 1 / k))
+        self.register_buffer("t", torch.zeros(()))
+
+    def move(self, q: Tensor, config: Config) -> None:
+        """(a) and (b) with one batch of predictions [m, k]."""
+        start = (1 + self.t) / (10 + self.t)
+        rho = start.clamp(max=config.rho) if config.short_start else torch.full_like(start, config.rho)
+        confidence, name = q.max(1)
+        now = confidence.mean(), q.mean(0), histogram(name, len(self.p))
+        for average, batch in zip((self.tau, self.p, self.h), now):
+            average.copy_(torch.lerp(batch, average, rho))
+        self.t += 1
+
+
+state = State
+
+
+def histogram(name: Tensor, classes: int, keep: Tensor | None = None) -> Tensor:
+    """Share of every class [k] among the names [m], or among the kept ones; zeros where there are none."""
+    member = one_hot(name, classes).float()
+    member = member if keep is None else member * keep[:, None]
+    return member.sum(0) / member.sum().clamp_min(1)
+
+
+def fairness(state: State, p: Tensor, keep: Tensor) -> Tensor:
+    """L_f (e) of the strong views' probabilities [m, k]; 0 where none is kept."""
+    h = histogram(p.argmax(1), p.shape[1], keep)
+    named = h > 0
+    mean = (p * keep[:, None]).sum(0) / keep.sum().clamp_min(1)
+
+    def norm(ratio: Tensor) -> Tensor:
+        return ratio / ratio.sum().clamp_min(1e-12)
+
+    seen = norm(torch.where(named, mean / h.clamp_min(1e-12), 0.0))
+    wanted = norm(torch.where(state.h > 0, state.p / state.h.clamp_min(1e-12), 0.0))
+    return (wanted * torch.where(named, seen, 1.0).log()).sum()
+
+
+def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
+    """FixMatch's losses under thresholds from the running averages, and fairness."""
+    labelled, strong = model.together(batch.labelled, batch.strong[0])
+    with torch.no_grad():
+        q = model(batch.weak[0]).logits.softmax(1)
+        confidence, name = q.max(1)
+        state.move(q, config)
+        keep = confidence >= (state.tau * state.p / state.p.max())[name]  # (c)
+    losses = {
+        "labelled": cross_entropy(labelled.logits, batch.labels),
+        "unlabelled": masked_mean(cross_entropy(strong.logits, name, reduction="none"), keep),  # (d)
+        "fairness": fairness(state, strong.logits.softmax(1), keep),  # (e)
+    }
+    total = losses["labelled"] + config.lambda_u * losses["unlabelled"] + config.lambda_f * losses["fairness"]  # (f)
+    return Step(total, losses, q, keep, {"semantic": q})
