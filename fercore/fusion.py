@@ -56,8 +56,8 @@ class DistributionAlignment(nn.Module):
 class MarginalAlignment(nn.Module):
     """DA(p) = normalise(p target / p_bar), p_bar the mean of the last `window` batch means.
 
-    ReMixMatch (Berthelot et al. 2020), as its authors run it: the buffer starts uniform and takes the batch's raw p after use. `target` [k] is the
-    labelled marginal; it is uniform until it is set.
+    ReMixMatch (Berthelot et al. 2020), as its authors run it: the buffer starts uniform and takes the batch's raw p
+    after use. `target` [k] is the labelled marginal; it is uniform until it is set.
     """
 
     def __init__(self, classes: int, window: int):
