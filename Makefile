@@ -1,10 +1,10 @@
-# make demo | make test | make lab | make study PROFILE=rafdb [DATA=folder]
+# make demo | make test | make lab | make study PROFILE=rafdb [DATA=folder] | make notebooks
 # Needs Python >= 3.10 and nothing else; the first call builds .venv, later calls install nothing.
 PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
 
-.PHONY: demo test lab study
+.PHONY: demo test lab study notebooks
 .DELETE_ON_ERROR:
 
 .venv/installed: requirements.lock pyproject.toml
@@ -26,3 +26,8 @@ test: .venv/installed
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# The committed copies, executed anew on the committed records and stored as nbval and git want them.
+notebooks: .venv/installed
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
