@@ -19,6 +19,8 @@ def reproduce(
     except ImportError:
         raise UserError("reproduce needs papermill (pip install 'fercore[study]'); `sweep` does without") from None
     study = sweep.load_profile(params, data_root=data_root, results=results)
+    if data_root and not sweep.ready(study):
+        raise UserError(f"--data-root: {study.data_root} does not exist")
     names = [notebook] if notebook else list(study.notebooks)
     if not names:
         raise UserError(f"{params}: notebooks: names none")

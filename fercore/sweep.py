@@ -142,7 +142,8 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
     if isinstance(start, dict) and "file" in start and set(start) <= {"file", "keys"}:
         return f"file:{start['file']}", start.get("keys") or {}, None
     if isinstance(start, dict) and set(start) == {"pretrain"} and isinstance(start["pretrain"], dict):
-        same = {k: shared[k] for k in ("image_size", "encoder", "dataset_options", "drop_duplicates") if k in shared}
+        same = {k: shared[k] for k in ("encoder", "dataset_options", "drop_duplicates") if k in shared}
+        same["image_size"] = shared.get("image_size", Run.image_size)
         known = {f.name for f in dataclasses.fields(Pretrain)}
         if unknown := sorted(map(str, set(start["pretrain"]) - known)):
             raise UserError(f"{file}: start: pretrain: unknown key {', '.join(unknown)}")
@@ -182,6 +183,8 @@ def complete(
     bad input (UserError) and Ctrl-C do. Both leave every finished run on disk.
     """
     todo = missing(study, runs)
+    for config in todo:
+        train.resolve(config.method, config.options)  # a wrong name is said before hours of pre-training
     if not todo or not ready(study):
         return records.read(study.records)
     place = {"data_root": study.data_root, "results": study.results, "device": device, "progress": progress}

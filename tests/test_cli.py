@@ -309,6 +309,20 @@ def test_sweep_without_data(refused, tmp_path):
     )
 
 
+def test_an_unknown_method_is_said_before_anything_is_trained(refused, toy_root, tmp_path):
+    profile = tmp_path / "mine.yaml"
+    start = "start: {pretrain: {steps: 2, batch: 4}}"
+    profile.write_text(f"dataset: own\nlabels: [9]\nseeds: [0]\nmethods: [supervised]\nsteps: 20\n{start}\n")
+    place = ("--data-root", toy_root, "--results", tmp_path / "out")
+    assert "'sitfre' is unknown" in refused("sweep", profile, "--methods", "sitfre", *place)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reproduce_says_when_the_data_asked_for_are_not_there(refused, tmp_path):
+    line = refused("reproduce", "fer2013", "--data-root", tmp_path / "absent", "--results", tmp_path / "out")
+    assert "absent does not exist" in line and not (tmp_path / "out").exists()
+
+
 def test_merge_of_records_that_disagree(refused, tmp_path):
     one = synthetic.run("supervised", 0)
     records.append(tmp_path / "a.jsonl", one)
