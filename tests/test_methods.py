@@ -9,7 +9,7 @@ import toy
 
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
-from fercore.methods import METHODS, Batch, Context, Step, resolve, views
+from fercore.methods import METHODS, Batch, Context, Step, register, resolve, views
 from fercore.optimisers import Adam
 
 NAMES = [
@@ -308,3 +308,17 @@ def test_options_stand_on_top_of_the_variant():
     _, config = resolve("sitfer/semantic", {"tau": 1, "lambda_1": 0.5})
     assert config.levels == ("semantic",) and config.lambda_1 == 0.5
     assert config.tau == 1.0 and type(config.tau) is float
+
+
+def test_a_method_from_outside_is_registered_once_it_is_whole(monkeypatch):
+    monkeypatch.setattr("fercore.methods.METHODS", dict(METHODS))
+    fixmatch = METHODS["fixmatch"]
+    parts = {"Config": fixmatch.Config, "VIEWS": fixmatch.VIEWS, "step": fixmatch.step}
+    register("mine", **parts)
+    register("mine", **parts)  # a cell that is run twice
+    module, config = resolve("mine", {"tau": 0.5})
+    assert module.step is fixmatch.step and config.tau == 0.5
+    with pytest.raises(UserError, match="method other: VIEWS missing"):
+        register("other", Config=fixmatch.Config, step=fixmatch.step)
+    with pytest.raises(UserError, match="fixmatch: this name is taken"):
+        register("fixmatch", **parts)

@@ -16,7 +16,7 @@ and, where it needs them,
 * `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code ("authors": the original ones);
 * `ALL_LABELS = True`: it trains on every label, whatever the budget.
 
-A new method is one file and one line here; the contract test covers it at once.
+A new method is one file and one line here; the contract test covers it at once. `register` adds one from outside.
 """
 
 from dataclasses import fields
@@ -100,6 +100,20 @@ METHODS: dict[str, ModuleType] = {  # in the order of SIT-FER's Table I, then th
     "simmatch": simmatch,
     "freematch": freematch,
 }
+
+
+def register(name: str, **parts: object) -> None:
+    """Add a method written elsewhere, in a notebook or in a package of your own, for this session.
+
+    `parts` are what its module would hold: Config, VIEWS, step, and whatever else it needs. Raises UserError
+    when one of these three is missing, and for a name that is taken by a file of this folder.
+    """
+    if missing := sorted({"Config", "VIEWS", "step"} - set(parts)):
+        raise UserError(f"method {name}: {', '.join(missing)} missing; a method has Config, VIEWS and step")
+    if getattr(METHODS.get(name), "__file__", None):
+        raise UserError(f"method {name}: this name is taken; choose another one")
+    METHODS[name] = ModuleType(name, parts["step"].__doc__)
+    vars(METHODS[name]).update(parts)
 
 
 def views(method: ModuleType, config: object) -> dict[str, int]:
