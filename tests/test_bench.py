@@ -78,7 +78,12 @@ def test_the_shares_make_a_whole(lines):
 
 @pytest.mark.parametrize(
     "value, target, said",
-    [(0.4, "<= 0.40", "reached"), (0.41, "<= 0.40", "missed"), (400.0, ">= 400", "reached"), (399.0, ">= 400", "missed")],
+    [
+        (0.4, "<= 0.40", "reached"),
+        (0.41, "<= 0.40", "missed"),
+        (400.0, ">= 400", "reached"),
+        (399.0, ">= 400", "missed"),
+    ],
 )
 def test_a_target_is_reached_or_missed(value, target, said):
     assert bench.line("ratio", "a / b", value, "", target).endswith(f"target {target}: {said}")
