@@ -60,11 +60,11 @@ def _rand(n: int, columns: int, generator: Generator, device: torch.device) -> F
 
 def normalise(images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
     """ImageNet mean and deviation; a grey face fills all three channels. Channels last in memory."""
-    scale = torch.tensor([1 / (255 * s) for s in STD])
-    shift = torch.tensor([-m / s for m, s in zip(MEAN, STD)])
-    pixels = images.permute(0, 2, 3, 1).float()
-    out = pixels * send(scale, images.device) + send(shift, images.device)
-    return out.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    scale = torch.tensor([1 / (255 * s) for s in STD]).view(3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(MEAN, STD)]).view(3, 1, 1)
+    pixels = images.expand(-1, 3, -1, -1).float()
+    out = pixels.mul_(send(scale, images.device)).add_(send(shift, images.device))
+    return out.contiguous(memory_format=torch.channels_last)
 
 
 def resize(images: UInt8[Tensor, "b c h w"], size: int) -> UInt8[Tensor, "b c size size"]:
@@ -85,14 +85,13 @@ def weak(images: UInt8[Tensor, "b c h w"], size: int, generator: Generator) -> F
     device, padding = images.device, max(1, round(PADDING * size))
     u = _rand(len(images), 4, generator, device)
     offset = (u[:, :2] * (2 * padding + 1)).long()
-    offset = torch.where(u[:, 2:3] < CROP_PROBABILITY, offset, padding)
-    pixel = torch.arange(size, device=device)
-    columns = torch.where(u[:, 3:4] < 0.5, pixel.flip(0), pixel) + offset[:, 1:]
-    rows = pixel + offset[:, :1]
+    top, left = torch.where(u[:, 2:3] < CROP_PROBABILITY, offset, padding).unbind(1)
+    mirrored = (u[:, 3] < 0.5).long()
+    left = torch.where(mirrored == 1, 2 * padding - left, left)  # the image is mirrored first, then cut
     padded = F.pad(images, (padding,) * 4)
-    which = torch.arange(len(images), device=device)
-    cropped = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [b, h, w, c]
-    return normalise(cropped.permute(0, 3, 1, 2))
+    # A view is one of 2 x (2 padding + 1)^2 windows; the windows themselves take no memory.
+    windows = torch.stack([padded, padded.flip(3)]).unfold(3, size, 1).unfold(4, size, 1)
+    return normalise(windows[mirrored, torch.arange(len(images), device=device), :, top, left])
 
 
 def cutout(

@@ -1,0 +1,25 @@
+"""The process around a training."""
+
+import ctypes
+import resource
+import sys
+
+import pytest
+import torch
+
+from fercore import setting
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library has no mallopt"
+)
+def test_freed_memory_is_used_again_without_page_faults():
+    setting.device("cpu")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(16 * 2**20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 100  # 16,384 pages of 4 KiB
