@@ -31,7 +31,7 @@ TERMS = ("L_s", "sem", "text", "ins", "L_t")
 
 @dataclass(frozen=True)
 class Row:
-    """A row of Table II: a method, what it is called, which terms it has, where its published cells are."""
+    """A row of a table: a method, what it is called, which terms it has, where its published cells are."""
 
     method: str
     name: str
@@ -39,7 +39,7 @@ class Row:
     table: str
 
 
-# From the top down: from the third on, each row is the one above it and one thing more.
+# Table II, from the top down: from the third on, each row is the one above it and one thing more.
 ROWS = (
     Row("supervised", "labels only", ("L_s",), "sit-fer/I"),
     Row("fixmatch", "FixMatch", ("L_s", "sem"), "sit-fer/I"),
@@ -77,10 +77,16 @@ DETAIL = ["labels", "row", "seeds", *_paired("last", "fused head", "macro F1", "
 # Which runs
 
 
+def own(methods: Iterable[str], rows: Sequence[Row] = ROWS) -> list[str]:
+    """Those of a profile's methods that are rows of the table."""
+    wanted = {row.method for row in rows}
+    return [method for method in methods if method in wanted]
+
+
 def of(records: Iterable[Mapping], grid: Iterable[Run]) -> list[Mapping]:
-    """The records of these runs and of every pre-training: what else is in the file belongs to another table."""
+    """The records of these runs, of their transfers, and of every pre-training: the rest belongs to another table."""
     keys = {config.key for config in grid}
-    return [r for r in records if r["kind"] == "pretrain" or r["key"] in keys]
+    return [r for r in records if r["kind"] == "pretrain" or _run_key(r) in keys]
 
 
 def runs(records: Iterable[Mapping], method: str | None = None, labels: int | None = None) -> list[Mapping]:
@@ -124,26 +130,28 @@ def table2(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
             for column, title in COLUMNS.items():
                 cell = published.published(row.table, row.method, column)
                 line |= {title: cell.value, f"{title} ±": cell.spread}
-            line |= _spread("ours", [published.measure(r) for r in done])
+            line |= with_spread("ours", [published.measure(r) for r in done])
             line["seeds"] = " ".join(f"{published.measure(r):.2f}" for r in done)
             gains = _gains(records, above.method, row.method, budget) if above else []
-            line |= _spread("gain", gains, over=math.sqrt(max(len(gains), 1)))
-            line |= _spread("last", [published.measure(r, which="last") for r in done])
-            line |= _spread("fused head", [published.measure(r, head="fused") for r in done if r["metrics"]["fused"]])
-            line |= _spread("macro F1", [published.measure(r, "macro_f1") for r in done])
-            line |= _spread("best on test", [published.measure(r, which="best_on_test") for r in done])
+            line |= with_spread("gain", gains, over=math.sqrt(max(len(gains), 1)))
+            line |= with_spread("last", [published.measure(r, which="last") for r in done])
+            line |= with_spread("fused head", [published.measure(r, head="fused") for r in done if r["metrics"]["fused"]])
+            line |= with_spread("macro F1", [published.measure(r, "macro_f1") for r in done])
+            line |= with_spread("best on test", [published.measure(r, which="best_on_test") for r in done])
             lines.append(line | {"n": len(done), "failed": len(runs(records, row.method, budget)) - len(done)})
     return pd.DataFrame(lines, columns=list(dict.fromkeys([*MAIN[:-2], *DETAIL, *MAIN[-2:]])))
 
 
-def levels_table(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> pd.DataFrame:
+def levels_table(
+    records: Sequence[Mapping], labels: Sequence[int] | int | None = None, rows: Sequence[Row] = ROWS
+) -> pd.DataFrame:
     """Share of unlabelled faces kept, and how often pseudo-labels are right (%): target, target among the kept, levels.
 
     Means over the last five evaluations and over seeds. Hidden labels are used for this and for nothing else.
     """
     lines = []
     for budget in budgets(records, labels):
-        for row in ROWS:
+        for row in rows:
             tail = [h for r in ran(records, row.method, budget) for h in r["history"][-5:] if h.get("kept") is not None]
             if tail:
                 line = {"labels": budget, "row": row.name, "kept": _mean(h["kept"] for h in tail)}
@@ -154,11 +162,13 @@ def levels_table(records: Sequence[Mapping], labels: Sequence[int] | int | None 
     return pd.DataFrame(lines, columns=["labels", "row", "kept", "right", "right, kept", *LEVELS])
 
 
-def recall_table(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> pd.DataFrame:
+def recall_table(
+    records: Sequence[Mapping], labels: Sequence[int] | int | None = None, rows: Sequence[Row] = ROWS
+) -> pd.DataFrame:
     """Recall of each class (%), last evaluation, mean over seeds: one line for each row and budget that ran."""
     lines = []
     for budget in budgets(records, labels):
-        for row in ROWS:
+        for row in rows:
             if done := ran(records, row.method, budget):
                 recall = 100 * np.mean([r["metrics"]["classifier"]["last"]["recall"] for r in done], axis=0)
                 lines.append({"labels": budget, "row": row.name} | dict(zip(done[0]["data"]["classes"], recall)))
@@ -208,7 +218,7 @@ def published_table(table: str) -> pd.DataFrame:
     for cell in published.load():
         if cell.kind == "value" and cell.id.startswith(f"{table} "):
             spread = "" if cell.spread is None else f"±{cell.spread:.2f}"
-            out.setdefault(cell.says, {"": cell.says})[_heading(cell.column)] = f"{cell.value:.2f}{spread}"
+            out.setdefault(cell.says, {"": cell.says})[heading(cell.column)] = f"{cell.value:.2f}{spread}"
     return pd.DataFrame(out.values()).fillna("")
 
 
@@ -267,22 +277,22 @@ def head(records: Sequence[Mapping]) -> str:
     if not done:
         return "no finished run: every row below says so"
     lines = []
-    for data in _unique(r["data"] for r in done):
+    for data in unique(r["data"] for r in done):
         shown = next(r["metrics"]["classifier"]["last"]["confusion"] for r in done if r["data"] == data)
         counts, dropped = np.sum(shown, axis=1), data["duplicates_dropped"]
         doubles = f", {dropped:,} more dropped as duplicates of test faces" if dropped else ""
         share = f"{data['classes'][counts.argmax()]}, is {100 * counts.max() / counts.sum():.1f} % of them"
         lines.append(
-            f"data    {_name(data['name'])} ({data['fingerprint']}): {data['train']:,} training faces{doubles}"
+            f"data    {data_name(data['name'])} ({data['fingerprint']}): {data['train']:,} training faces{doubles}"
         )
         lines.append(f"        tested on {data['tested_on']}, {data['test']:,} faces; the largest class, {share}")
     worth = {r["key"]: r for r in records if r["kind"] == "pretrain" and r["status"] == "finished"}
-    lines += [f"start   {_start(start, worth.get(start.get('key')))}" for start in _unique(r["start"] for r in done)]
+    lines += [f"start   {_start(start, worth.get(start.get('key')))}" for start in unique(r["start"] for r in done)]
     steps = "{encoder}, {image_size} px, {steps:,} steps of {batch} labelled and {unlabelled_batch} unlabelled faces"
-    lines += [f"runs    {line}" for line in _unique(steps.format(**r["config"]) for r in done)]
-    prompts = _unique('{text}, prompt "{prompt}"'.format(**r["config"]) for r in done)
+    lines += [f"runs    {line}" for line in unique(steps.format(**r["config"]) for r in done)]
+    prompts = unique('{text}, prompt "{prompt}"'.format(**r["config"]) for r in done)
     lines += [f"text    {line}" for line in prompts]
-    lines.append(f"device  {', '.join(_unique(r['provenance']['device'] for r in done))}")
+    lines.append(f"device  {', '.join(unique(r['provenance']['device'] for r in done))}")
     return "\n".join(lines)
 
 
@@ -292,10 +302,11 @@ def coverage(records: Sequence[Mapping]) -> str:
     for budget in budgets(records):
         done = ran(records, labels=budget)
         seeds = ", ".join(map(str, sorted({r["config"]["seed"] for r in done}))) or "none"
-        lines.append(f"{budget:,} labels: {len(done)} finished runs, seeds {seeds}")
-    failed = [r for r in runs(records) if r["status"] == "failed"]
-    where = "failed: {method}, {labels:,} labels, seed {seed}"
-    lines += [f"{where.format(**r['config'])}: {r.get('error', 'no reason given')}" for r in failed]
+        lines.append(f"{budget_name(budget)}: {len(done)} finished runs, seeds {seeds}")
+    for r in runs(records):
+        if r["status"] == "failed":
+            where = "{method}, {budget}, seed {seed}".format(**r["config"], budget=budget_name(r["config"]["labels"]))
+            lines.append(f"failed: {where}: {r.get('error', 'no reason given')}")
     return "\n".join(lines) or "no runs"
 
 
@@ -312,11 +323,11 @@ def answer(records: Sequence[Mapping]) -> str:
         gains = {said: _gains(here, method, "sitfer", budget) for method, said in rivals.items()}
         over = [f"{statistics.fmean(gain):+.2f} points against {said}" for said, gain in gains.items() if gain]
         states = [f"{term} {SAID[published.state(published.find(id), here)]}" for term, id in parts.items()]
-        where = f"{budget:,} labels of {', '.join(_unique(_name(r['config']['dataset']) for r in here))}"
+        where = f"{budget:,} labels of {', '.join(unique(data_name(r['config']['dataset']) for r in here))}"
         n = len(ran(here, "sitfer"))
-        said = f"SIT-FER ends at {_series(over)}" if over else "SIT-FER has no run to compare"
+        said = f"SIT-FER ends at {series(over)}" if over else "SIT-FER has no run to compare"
         sentences.append(f"With {where} (n = {n}), {said}; its components: {', '.join(states)}.")
-        if idle := _idle(here, budget):
+        if idle := idle_rows(here, budget):
             sentences.append(f"But no pseudo-label passed the threshold in: {', '.join(idle)}.")
     return " ".join(sentences)
 
@@ -328,7 +339,7 @@ def overview(claims: Sequence[Claim], records: Sequence[Mapping]) -> str:
         counts = Counter(published.state(c, records) for c in claims if c.kind == kind)
         said = [f"{counts[state]} {SAID[state]}" for state in published.STATES if counts[state]]
         parts.append(f"{sum(counts.values())} {name}: {', '.join(said)}")
-    grounds = dict.fromkeys(f"{_name(r['config']['dataset'])}/{r['config']['labels']}" for r in ran(records))
+    grounds = dict.fromkeys(f"{data_name(r['config']['dataset'])}/{r['config']['labels']}" for r in ran(records))
     return f"{parts[0]}; {parts[1]} (tested on {', '.join(grounds) or 'nothing yet'})."
 
 
@@ -363,25 +374,28 @@ def verdict(claim: Claim | str, records: Sequence[Mapping]) -> str:
     return f"{state}: {claim.says}. {said[0].upper()}{said[1:]}{source}"
 
 
-def untested(records: Sequence[Mapping]) -> str:
-    """What could not be tested, computed: Table II's own data sets and budgets, rows without a run, single seeds."""
-    cells = [c for c in published.load() if c.kind == "value" and c.id.startswith("sit-fer/II ")]
+def untested(records: Sequence[Mapping], table: str = "sit-fer/II", rows: Sequence[Row] = ROWS) -> str:
+    """What could not be tested, computed: the table's own data sets and budgets, rows without a run, single seeds."""
+    cells = [c for c in published.load() if c.kind == "value" and c.id.startswith(f"{table} ")]
     missing = [c for c in cells if not published.compare(c, records)]
-    columns = ", ".join(dict.fromkeys(COLUMNS[c.column] for c in missing))
-    counts = {(b, row.name): len(ran(records, row.method, b)) for b in budgets(records) for row in ROWS}
-    absent = ", ".join(f"{name} at {budget:,} labels" for (budget, name), n in counts.items() if not n)
-    single = ", ".join(dict.fromkeys(f"{budget:,}" for (budget, _), n in counts.items() if n == 1))
-    lines = [f"{len(missing)} of Table II's {len(cells)} cells have no run on their own data and budget ({columns})."]
-    lines = lines if missing else ["Every cell of Table II was run on its own data and budget."]
-    lines += [f"No finished run: {absent}."] if absent else []
-    for budget in budgets(records):
-        for name, levels in _idle(records, budget).items():
+    columns, name = ", ".join(dict.fromkeys(heading(c.column, "/") for c in missing)), cells[0].table
+    lines = [f"{len(missing)} of {name}'s {len(cells)} cells have no run on their own data and budget ({columns})."]
+    lines = lines if missing else [f"Every cell of {name} was run on its own data and budget."]
+    single = []
+    for budget in filter(None, budgets(records)):
+        counts = {row.name: len(ran(records, row.method, budget)) for row in rows}
+        single += [f"{budget:,}"] if 1 in counts.values() else []
+        if absent := ", ".join(name for name, n in counts.items() if not n):
+            lines.append(f"No finished run with {budget:,} labels: {absent}.")
+    for budget in filter(None, budgets(records)):
+        for name, levels in idle_rows(records, budget, rows).items():
             said = ", ".join(f"{level} right in {share:.1f} %" for level, share in levels.items())
             lines.append(
                 f"{name} at {budget:,} labels kept less than {IDLE} % of the unlabelled faces: it trained on "
                 f"the labels alone, and its row says nothing of pseudo-labels ({said})."
             )
-    lines += [f"One seed alone ({single} labels): no spread, so no verdict above {SAID['partly']}."] if single else []
+    if single:
+        lines.append(f"One seed alone ({', '.join(single)} labels): no spread, so no verdict above {SAID['partly']}.")
     return "\n".join(lines)
 
 
@@ -414,9 +428,9 @@ def environment() -> str:
 # Parts
 
 
-def _idle(records: Sequence[Mapping], labels: int) -> dict[str, dict[str, float]]:
+def idle_rows(records: Sequence[Mapping], labels: int, rows: Sequence[Row] = ROWS) -> dict[str, dict[str, float]]:
     """Rows whose pseudo-labels hardly ever entered the loss, and how often each of their levels was right (%)."""
-    table = levels_table(records, labels)
+    table = levels_table(records, labels, rows)
     idle = table[table["kept"] < IDLE] if len(table) else table
     return {line["row"]: line[list(LEVELS)].dropna().to_dict() for _, line in idle.iterrows()}
 
@@ -426,7 +440,7 @@ def _gains(records: Sequence[Mapping], below: str, above: str, labels: int) -> l
     return list(published.differences(done, {"method": below}, {"method": above}).values())
 
 
-def _spread(name: str, values: Sequence[float], over: float = 1) -> dict[str, float]:
+def with_spread(name: str, values: Sequence[float], over: float = 1) -> dict[str, float]:
     mean = statistics.fmean(values) if values else math.nan
     return {name: mean, f"{name} ±": statistics.stdev(values) / over if len(values) > 1 else math.nan}
 
@@ -436,7 +450,7 @@ def _mean(values: Iterable[float | None]) -> float:
     return statistics.fmean(known) if known else math.nan
 
 
-def _unique(values: Iterable) -> list:
+def unique(values: Iterable) -> list:
     return list({store.canonical(v): v for v in values}.values())
 
 
@@ -454,31 +468,40 @@ def _grounds(found: Iterable[Comparison]) -> list[tuple[str, list[Comparison]]]:
 
 
 def _ground(c: Comparison) -> str:
-    return f"{_name(c.dataset)}/{c.labels}"
+    return f"{data_name(c.dataset)}/{c.labels}"
 
 
-def _name(dataset: str) -> str:
+def data_name(dataset: str) -> str:
     return DATASETS.get(dataset, dataset)
+
+
+def budget_name(labels: int) -> str:
+    return f"{labels:,} labels" if labels else "all labels"
+
+
+def _run_key(record: Mapping) -> str:
+    """A run's own key; for a transfer, that of the run it tests."""
+    return store.key_of(record["config"]["run"]) if record["kind"] == "transfer" else record["key"]
 
 
 def _row_name(method: str) -> str:
     return "SIT-FER" if method == "sitfer" else next((row.name for row in ROWS if row.method == method), method)
 
 
-def _heading(column: str, between: str = "\n") -> str:
+def heading(column: str, between: str = "\n") -> str:
     dataset, _, labels = column.partition("/")
-    name = f">{between.strip('/')}".join(map(_name, dataset.split(">")))
+    name = f">{between.strip('/')}".join(map(data_name, dataset.split(">")))
     return f"{name}{between}{labels}" if labels else name
 
 
 def _printed_gains(gains: Iterable[tuple[str, float]]) -> str:
-    return ", ".join(f"{points:+.2f} on {_heading(column, '/')}" for column, points in gains)
+    return ", ".join(f"{points:+.2f} on {heading(column, '/')}" for column, points in gains)
 
 
 def _range(gains: Sequence[tuple[str, float]]) -> str:
     """Published gains, short: all of up to two columns, else from least to most."""
     if len(gains) <= 2:
-        return "\n".join(f"{points:+.2f} {_heading(column, '/')}" for column, points in gains)
+        return "\n".join(f"{points:+.2f} {heading(column, '/')}" for column, points in gains)
     points = [p for _, p in gains]
     return f"{min(points):+.2f} to {max(points):+.2f}\n({len(gains)} columns)"
 
@@ -496,7 +519,7 @@ def _margin(c: Comparison) -> str:
     return f"{c.gain:+.2f} points ({spread}, n = {c.n})"
 
 
-def _series(parts: Sequence[str]) -> str:
+def series(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
