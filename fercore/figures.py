@@ -159,11 +159,15 @@ def curves(records: Sequence[Mapping], labels: int | None = None) -> Figure:
     return figure
 
 
-def recall(records: Sequence[Mapping], labels: int | None = None) -> Figure:
-    """Recall of each class (%), one line for each row of Table II; last evaluation, mean over seeds."""
+def recall(
+    records: Sequence[Mapping],
+    labels: Sequence[int] | int | None = None,
+    rows: Sequence[report.Row] = report.ROWS,
+) -> Figure:
+    """Recall of each class (%), one line for each row of the table; last evaluation, mean over seeds."""
     budget = max(report.budgets(records, labels), default=0)
-    table = report.recall_table(records, budget)
-    figure, ax = plt.subplots()
+    table = report.recall_table(records, budget, rows)
+    figure, ax = plt.subplots(figsize=(SIZE[0], max(SIZE[1], 1.1 + 0.25 * len(table))))
     if table.empty:
         return _nothing(figure, ax)
     table = table.drop(columns="labels").set_index("row").rename(index=lambda name: name.replace("L_t", "$L_t$"))

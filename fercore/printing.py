@@ -1,7 +1,8 @@
 """Data frames as fixed-width text, Markdown and CSV.
 
 Fixed width, because nbval compares a frame's HTML byte by byte and pandas changes it between versions. A pair of
-columns "x" and "x ±" is printed as one; NaN is printed as nothing, or as "not run" in the column "ours".
+columns "x" and "x ±" is printed as one; NaN is printed as nothing, or as "not run" where the column is "ours" or begins
+with "ours on". A column's name says how its numbers are printed: with two decimals unless FORMATS has it.
 """
 
 import math
@@ -13,6 +14,9 @@ from typing import Any
 import pandas as pd
 
 from fercore import records
+
+FORMATS = {"gain": "+.2f", "difference": "+.2f", "lower": "+.2f", "upper": "+.2f", "p": ".3f", "p, Holm": ".3f"}
+FORMATS |= {"mean rank": ".1f", "rank": ".0f"}  # by the last line of the title, where it has several
 
 
 def text(frame: pd.DataFrame, wrap: Mapping[str, int] | None = None) -> str:
@@ -68,7 +72,7 @@ def _printed(frame: pd.DataFrame) -> pd.DataFrame:
     for column in frame.columns:
         if str(column).endswith(" ±"):
             continue
-        numbers = [_cell(v, signed=column == "gain") for v in frame[column]]
+        numbers = [_cell(v, FORMATS.get(str(column).split("\n")[-1], ".2f")) for v in frame[column]]
         spreads = [_cell(v) for v in frame.get(f"{column} ±", [None] * len(frame))]
         width = max(map(len, spreads), default=0)
         # A number without a spread is padded, so that the points stay under each other.
@@ -79,14 +83,16 @@ def _printed(frame: pd.DataFrame) -> pd.DataFrame:
         if column == "ours" and "n" in frame:
             failed = frame.get("failed", [0] * len(frame))
             out[column] = [v or ("failed" if f else "not run") for v, f in zip(out[column], failed)]
+        elif str(column).startswith("ours on"):
+            out[column] = [v or "not run" for v in out[column]]
     return pd.DataFrame(out, columns=list(out))
 
 
-def _cell(value: Any, signed: bool = False) -> str:
+def _cell(value: Any, format: str = ".2f") -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):
-        return f"{value:+.2f}" if signed else f"{value:.2f}"
+        return f"{value:{format}}"
     return str(value)
 
 

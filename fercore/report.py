@@ -86,7 +86,7 @@ def own(methods: Iterable[str], rows: Sequence[Row] = ROWS) -> list[str]:
 def of(records: Iterable[Mapping], grid: Iterable[Run]) -> list[Mapping]:
     """The records of these runs, of their transfers, and of every pre-training: the rest belongs to another table."""
     keys = {config.key for config in grid}
-    return [r for r in records if r["kind"] == "pretrain" or _run_key(r) in keys]
+    return [r for r in records if r["kind"] == "pretrain" or run_key(r) in keys]
 
 
 def runs(records: Iterable[Mapping], method: str | None = None, labels: int | None = None) -> list[Mapping]:
@@ -135,7 +135,8 @@ def table2(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
             gains = _gains(records, above.method, row.method, budget) if above else []
             line |= with_spread("gain", gains, over=math.sqrt(max(len(gains), 1)))
             line |= with_spread("last", [published.measure(r, which="last") for r in done])
-            line |= with_spread("fused head", [published.measure(r, head="fused") for r in done if r["metrics"]["fused"]])
+            fused = [published.measure(r, head="fused") for r in done if r["metrics"]["fused"]]
+            line |= with_spread("fused head", fused)
             line |= with_spread("macro F1", [published.measure(r, "macro_f1") for r in done])
             line |= with_spread("best on test", [published.measure(r, which="best_on_test") for r in done])
             lines.append(line | {"n": len(done), "failed": len(runs(records, row.method, budget)) - len(done)})
@@ -479,7 +480,7 @@ def budget_name(labels: int) -> str:
     return f"{labels:,} labels" if labels else "all labels"
 
 
-def _run_key(record: Mapping) -> str:
+def run_key(record: Mapping) -> str:
     """A run's own key; for a transfer, that of the run it tests."""
     return store.key_of(record["config"]["run"]) if record["kind"] == "transfer" else record["key"]
 
