@@ -138,16 +138,17 @@ def ranks_table(records: Sequence[Mapping], labels: Sequence[int] | int | None =
     columns = dict.fromkeys(c.column for c in _cells().values())
     theirs = [_ranks({row.method: c.value for row in ROWS if (c := _cell(row, column))}) for column in columns]
     ours = {
-        f"{report.data_name(dataset)}\n{budget}\nrank": _ranks(means(records, dataset, budget))
+        f"{report.data_name(dataset)}\n{budget}\nrank": _ranks(values)
         for dataset, budget in grounds(records, labels)
+        if (values := means(records, dataset, budget))
     }
     lines = []
     for row in ROWS:
         mine = {ground: ranks.get(row.method) for ground, ranks in ours.items()}
         known, published_ranks = [r for r in mine.values() if r], [r[row.method] for r in theirs if row.method in r]
         if known:
-            line = {"method": row.name, "published\nmean rank": _mean(published_ranks), **mine}
-            lines.append(line | {"our\nmean rank": _mean(known) if len(known) == len(mine) else math.nan})
+            line = {"method": row.name, "published\nmean rank": _mean_rank(published_ranks), **mine}
+            lines.append(line | {"our\nmean rank": _mean_rank(known) if len(known) == len(mine) else math.nan})
     return pd.DataFrame(lines, columns=["method", "published\nmean rank", *ours, "our\nmean rank"])
 
 
@@ -221,7 +222,7 @@ def answer(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
         stands = f", and SIT-FER is number {rank} with {ours[REFERENCE]:.2f} %" if rank and best != REFERENCE else ""
         sentences.append(f"{first}{stands}; {_told_apart(records, dataset, budget)}.")
         if idle := report.idle_rows(here(records, dataset), budget, ROWS):
-            sentences.append(f"But no pseudo-label passed the threshold in: {', '.join(idle)}.")
+            sentences.append(f"But no pseudo-label passed the threshold in: {'; '.join(idle)}.")
     return " ".join(sentences)
 
 
@@ -241,7 +242,7 @@ def reach(records: Sequence[Mapping], labels: Sequence[int] | int | None = None)
         reached = f"{n} seeds reach no p below 2/{2**n} = {paired.least_p(n):.3g}"
         verdict = f"{needed} seeds are needed before any of {k} comparisons can pass Holm's correction at {ALPHA}"
         none = "" if n >= needed else ", so here nothing can be called distinguishable, however large"
-        lines.append(f"{where}: {large} of {k} differences are larger than their spread. {reached}; {verdict}{none}.")
+        lines.append(f"{where}: larger than their spread: {large} of {k} differences. {reached}; {verdict}{none}.")
     return "\n".join(lines) or "no runs"
 
 
@@ -267,16 +268,32 @@ def balance(records: Sequence[Mapping], labels: Sequence[int] | int | None = Non
     for data, block in balance_table(records, labels).groupby("data", sort=False):
         rows = block[~block["method"].isin([NAMES["supervised"], FULL.name])]
         parts = []
-        for name, some in (("that align", rows[rows["aligns"] != ""]), ("that do not", rows[rows["aligns"] == ""])):
+        for name, some in (("aligning", rows[rows["aligns"] != ""]), ("not aligning", rows[rows["aligns"] == ""])):
             if len(some):
                 mean = some[["accuracy", "macro F1", "gap"]].mean()
                 parts.append(
-                    f"the {len(some)} {name} have accuracy {mean['accuracy']:.2f} and macro F1 "
-                    f"{mean['macro F1']:.2f} (gap {mean['gap']:.2f})"
+                    f"{name} ({len(some)}) accuracy {mean['accuracy']:.2f}, macro F1 {mean['macro F1']:.2f}, "
+                    f"gap {mean['gap']:.2f}"
                 )
         if len(parts) == 2:
-            lines.append(f"{data}, semi-supervised methods: {'; '.join(parts)}.")
+            lines.append(f"{data}, means of the semi-supervised methods: {'; '.join(parts)}.")
     return "\n".join(lines) or "No methods of both kinds have run at one budget."
+
+
+def bound(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> str:
+    """How far SIT-FER stays below the same network trained on every label: the like-for-like upper bound."""
+    lines = []
+    for dataset in datasets(records):
+        full = [published.measure(r) for r in report.ran(here(records, dataset), FULL.method)]
+        if not full:
+            lines.append(f"{FULL.name}, {report.data_name(dataset)}: {published.NOT_RUN}.")
+            continue
+        found = {b: means(records, dataset, b).get(REFERENCE) for d, b in grounds(records, labels) if d == dataset}
+        gaps = [f"{x - statistics.fmean(full):+.2f} points with {b:,} labels" for b, x in found.items() if x]
+        said = f"SIT-FER from there {report.series(gaps)}" if gaps else f"SIT-FER {published.NOT_RUN}"
+        value = f"{statistics.fmean(full):.2f} % (n = {len(full)})"
+        lines.append(f"{FULL.name}, {report.data_name(dataset)}: {value}; {said}.")
+    return "\n".join(lines) or f"{FULL.name}: {published.NOT_RUN}."
 
 
 def transferred(records: Sequence[Mapping]) -> str:
@@ -336,17 +353,16 @@ def _told_apart(records: Sequence[Mapping], dataset: str, labels: int) -> str:
     tested = seen[seen["n"] > 1]
     if not len(tested):
         return "one seed has no spread, so nothing can be distinguished"
-    parts = [f"{row['method']} is {side} it" for side in (ABOVE, BELOW) for _, row in tested.iterrows()
-             if row["than SIT-FER"] == side]  # fmt: skip
-    alike = len(tested) - len(parts)
+    sides = {side: list(tested[tested["than SIT-FER"] == side]["method"]) for side in (ABOVE, BELOW)}
     n, k = int(tested["n"].max()), len(tested)
+    alike = k - sum(map(len, sides.values()))
     if alike == k and n < paired.seeds_needed(k, ALPHA):
         return (
             f"no difference from SIT-FER can be distinguished, as {n} seeds reach no p below 2/{2**n} "
             f"({k} comparisons need {paired.seeds_needed(k, ALPHA)} seeds)"
         )
-    said = f"of {k} differences from SIT-FER {alike or 'none'} {'is' if alike <= 1 else 'are'} {ALIKE}"
-    return f"{said}{': ' if parts else ''}{', '.join(parts)}"
+    parts = [f"{side} it: {', '.join(names)}" for side, names in sides.items() if names]
+    return "; ".join([f"{ALIKE} from SIT-FER: {alike} of {k} methods", *parts])
 
 
 def _cells() -> dict[str, Claim]:
@@ -362,5 +378,5 @@ def _ranks(values: Mapping[str, float]) -> dict[str, int]:
     return {name: 1 + sum(other > value for other in values.values()) for name, value in values.items()}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values) if values else math.nan
+def _mean_rank(ranks: Sequence[int]) -> float:
+    return statistics.fmean(ranks) if ranks else math.nan

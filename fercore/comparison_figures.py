@@ -132,7 +132,7 @@ def _slope(ax: Axes, method: str, points: Sequence[tuple[int, float]], hollow: b
     ax.plot(x, y, f"{marker}-", color=colour, lw=width, ms=4.5, zorder=4 if lead else 3, **_face(colour, hollow))
 
 
-def _label(ax: Axes, ends: Mapping[str, tuple[str, float, float]]) -> None:
+def _label(ax: Axes, ends: Mapping[str, tuple[str, int, float]]) -> None:
     """The methods' names on the right, each joined to the last point (x, y) of its line."""
     low, high = ax.get_ylim()
     ax.set_ylim(low, high)

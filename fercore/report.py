@@ -386,7 +386,7 @@ def untested(records: Sequence[Mapping], table: str = "sit-fer/II", rows: Sequen
     for budget in filter(None, budgets(records)):
         counts = {row.name: len(ran(records, row.method, budget)) for row in rows}
         single += [f"{budget:,}"] if 1 in counts.values() else []
-        if absent := ", ".join(name for name, n in counts.items() if not n):
+        if absent := "; ".join(name for name, n in counts.items() if not n):
             lines.append(f"No finished run with {budget:,} labels: {absent}.")
     for budget in filter(None, budgets(records)):
         for name, levels in idle_rows(records, budget, rows).items():

@@ -72,7 +72,7 @@ def test_missing_and_failed_runs_stay_visible():
     printed = report.text(frame[report.MAIN]).splitlines()
     assert "failed" in printed[3] and "not run" in printed[5]
     assert "failed: sitfer, 2,000 labels, seed 2: loss is not finite at step 17" in report.coverage(PARTIAL)
-    assert "No finished run with 2,000 labels: FixMatch, + text, + instance." in report.untested(PARTIAL)
+    assert "No finished run with 2,000 labels: FixMatch; + text; + instance." in report.untested(PARTIAL)
 
 
 def test_a_failed_run_that_finished_later_is_no_failure():
