@@ -97,7 +97,7 @@ def there_and_back(network: nn.Module, images: Tensor, bf16: bool) -> Callable[[
 
 def ours(run: train.Training) -> Callable[[int], None]:
     """A training step, as `train.run` takes it."""
-    return partial(train.train_step, run, run.model)
+    return partial(train.train_step, run)
 
 
 def viewing(kind: str, faces: Tensor, px: int) -> Callable[[int], Tensor]:
@@ -132,7 +132,7 @@ def shares(run: train.Training, number: int) -> dict[str, float]:
 
     hook = run.model.backbone.register_forward_pre_hook(mark)
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as trace:
-        train.train_step(run, run.model, number)
+        train.train_step(run, number)
     hook.remove()
     events = sorted(trace.events(), key=lambda event: event.time_range.start)
     begin, end = events[0].time_range.start, max(event.time_range.end for event in events)
@@ -153,7 +153,7 @@ def waits(run: train.Training) -> str:
     """What torch says of the first wait for the GPU in one step, or "none"."""
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train.train_step(run, run.model, 0)
+        train.train_step(run, 0)
     except RuntimeError as error:
         return str(error).splitlines()[0]
     finally:
@@ -238,7 +238,7 @@ def step(
         yield line("gpu", f"{whole}: memory beyond model, optimiser and faces", taken / 2**20, "MiB")
         yield line("gpu", f"{whole}: speed", 2000 * batch / ms[whole], "images/s")
         with FlopCounterMode(display=False) as counter:
-            train.train_step(run, run.model, 0)
+            train.train_step(run, 0)
         operations, rate = counter.get_total_flops(), 2 * product**3 / ms["matrix product"]
         yield line("floor", f"operations of a step, K = {k}", operations / 1e9, "GFLOP")
         yield line("floor", f"rate of the product of two {product} x {product} matrices", rate / 1e6, "GFLOP/s")

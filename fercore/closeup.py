@@ -72,7 +72,7 @@ def make(config: Run, shown: int = 8, progress: bool = True) -> Closeup:
     train.prepare(run)
     losses, started = [], time.perf_counter()
     for step in tqdm(range(config.steps), desc="a short training", disable=not progress):
-        train.train_step(run, run.model, step)
+        train.train_step(run, step)
         losses.append(float(run.tally.sums["loss/total"]))
         run.tally.sums = {}
     made = records.provenance(run.device, "fp32", time.perf_counter() - started, config.steps)

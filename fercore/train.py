@@ -7,7 +7,7 @@ sampler position but the step: a run killed anywhere and started again gives the
 import copy
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -298,12 +298,12 @@ def rate(config: Run, step: int) -> float:
     return config.lr * math.cos(7 * math.pi * step / (16 * config.steps))
 
 
-def train_step(run: Training, forward: ImageEncoder, step: int) -> None:
+def train_step(run: Training, step: int) -> None:
     """One optimiser step. On a GPU nothing in it waits for the device."""
     batch, hidden = make_batch(run, step)
     # The outer context changes no precision: it lets the step's forward passes share their bf16 weights.
     with torch.autocast(run.device.type, enabled=False):
-        result = run.method.step(forward, batch, run.state, run.options)
+        result = run.method.step(run.model, batch, run.state, run.options)
     result.total.backward()
     run.optimiser.step(rate(run.config, step))
     run.ema.update(run.model, step)
@@ -388,13 +388,14 @@ def run(
     else:
         prepare(training)
     evaluated = {round(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
-    forward = torch.compile(training.model) if config.compile else training.model
+    if config.compile:
+        training.model.compile()  # in place: joint forwards go through it as well
     before, started = training.seconds, time.perf_counter()
     steps = range(training.step, config.steps)
     name = f"{config.method} {config.dataset}/{config.labels} seed {config.seed}"
     with tqdm(steps, initial=training.step, total=config.steps, desc=name, disable=not progress) as bar:
         for step in bar:
-            train_step(training, forward, step)
+            train_step(training, step)
             training.step = step + 1
             refresh(training)
             if training.step in evaluated:
@@ -408,6 +409,7 @@ def run(
         "kind": "run",
         "status": "finished",
         "config": config.to_dict(),
+        "constants": asdict(training.options),
         "data": training.data.summary(),
         "split": {
             "hash": training.split.hash,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 import toy
 
-from fercore import checkpoint, metrics, records, train
+from fercore import checkpoint, metrics, paths, records, train
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
@@ -169,7 +170,7 @@ def test_evaluation_is_of_the_averaged_model_and_reports_the_best_apart(toy_root
     training = set_up(toy.config("sitfer", ema=0.9), toy_root, tmp_path)
     train.prepare(training)
     for step in range(4):
-        train.train_step(training, training.model, step)
+        train.train_step(training, step)
     rows = training.data.test
     alone, fused = train.evaluate(training, rows)
     x = train.augment.centre(torch.from_numpy(np.ascontiguousarray(training.data.faces.images[rows])), toy.SIZE)
@@ -294,7 +295,7 @@ def test_hidden_labels_never_change_the_loss(toy_root, tmp_path):
             training.labels = labels
         train.prepare(training)
         for step in range(8):
-            train.train_step(training, training.model, step)
+            train.train_step(training, step)
         ends.append((training.model.state_dict(), training.state.state_dict(), training.tally.read()))
     for a, b in zip(ends[0][:2], ends[1][:2]):
         assert all(torch.equal(a[k], b[k]) for k in a)
@@ -523,3 +524,36 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     # As tensors report it: else every batch would be taken for a host tensor.
     assert setting.device() == setting.device("cuda") == torch.device("cuda:0")
+
+
+COMPILED = """
+import json, sys
+from pathlib import Path
+import torch
+import toy
+from fercore import train
+
+def compile(model):
+    model._compiled_call_impl = torch.compile(model._call_impl, backend="aot_eager")
+
+torch.nn.Module.compile = compile
+for compiled in (False, True):
+    config = toy.config("fixmatch", compile=compiled)
+    record = train.run(config, data_root=sys.argv[1], results=Path(sys.argv[2]), device="cpu", progress=False)
+    print(json.dumps([entry["loss"]["total"] for entry in record["history"]]))
+"""
+
+
+def test_a_compiled_step_learns_the_same(toy_root, tmp_path):
+    """Through the compiler's front end; its code generation takes minutes and is torch's to test.
+
+    In a process of its own: the checks of shapes cannot be traced.
+    """
+    path = os.pathsep.join([str(Path(__file__).parent), str(paths.ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, toy_root, tmp_path],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    plain, compiled = map(json.loads, done.stdout.splitlines())
+    assert plain == pytest.approx(compiled, rel=1e-3)
