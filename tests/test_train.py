@@ -334,8 +334,8 @@ def test_resumed_anywhere_a_run_ends_in_the_same_record(method, toy_root, tmp_pa
     for stop, every in ((4, 3), (7, 2), (10, 3), (1, 5)):
         results = tmp_path / f"stopped{stop}"
 
-        def interrupted(training, forward, step, stop=stop):
-            plain(training, forward, step)
+        def interrupted(training, step, stop=stop):
+            plain(training, step)
             if step + 1 == stop:
                 raise KeyboardInterrupt
 
