@@ -50,6 +50,11 @@ class State(nn.Module):
         never, sigma = counts[1], counts[2:]
         return sigma / torch.maximum(sigma.max(), never).clamp_min(1)  # (b)
 
+    def thresholds(self, tau: float) -> torch.Tensor:
+        """tau(c) of every class [k]."""
+        beta = self.beta()
+        return tau * beta / (2 - beta)  # (c)
+
 
 state = State
 
@@ -60,9 +65,7 @@ def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Ste
     with torch.no_grad():
         q = model(batch.weak[0]).logits.softmax(1)
         confidence, name = q.max(1)
-        beta = state.beta()
-        keep = confidence >= (config.tau * beta / (2 - beta))[name]  # (c)
-        keep = keep & (batch.progress >= config.warmup)
+        keep = (confidence >= state.thresholds(config.tau)[name]) & (batch.progress >= config.warmup)
         slots = batch.unlabelled_slots
         state.name[slots] = torch.where(confidence >= config.tau, name, state.name[slots])
     losses = {
