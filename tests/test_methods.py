@@ -237,6 +237,8 @@ def test_fixmatch_keeps_what_it_is_sure_of_and_takes_it_as_hard():
         ("sitfer", {"tau": "0.5"}, r"options of sitfer: tau: expected a number, got '0.5'"),
         ("sitfer", {"levels": ["semantics"]}, r"options of sitfer: levels: .*expected one or more of semantic"),
         ("sitfer", {"levels": []}, r"options of sitfer: levels"),
+        ("uda", {"signal": "slow"}, r"options of uda: signal: 'slow'; expected one of none, linear, exp, log"),
+        ("lion", {"lambda_c": 0.1}, r"options of lion: unknown lambda_c; known are .*lambda_n"),  # it has no contrast
     ],
 )
 def test_bad_method(name, options, message):
