@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 import toy
-from trial import K, Trial, faces
+from trial import K, Trial, Unordered, faces
 
 from fercore import memory, records, train
 from fercore.encoders import ImageEncoder, Output
@@ -389,6 +389,16 @@ def test_flexmatch(fault):
     remembered = state.name.tolist() == [-2] * 6 + [-1 if n is None else n for n in now.values()]
     losses = {"labelled": supervised, "unlabelled": unlabelled}
     agrees(step, losses, supervised + unlabelled, fault, state=remembered)
+
+
+def test_flexmatch_of_a_face_that_occurs_twice_the_last_view_counts():
+    method, config, state, batch, z = told("flexmatch", tau=0.5)
+    confidence = [max(softmax(row)) for row in z[1]]
+    assert confidence[2] > 0.5 > confidence[3] and confidence[4] > 0.5
+    state.name = state.name.as_subclass(Unordered)
+    method.step(Told(), batch._replace(unlabelled_slots=torch.tensor([6, 7, 8, 8, 9, 9])), state, config)
+    names = [argmax(softmax(row)) for row in z[1]]
+    assert state.name[6:10].tolist() == [-1, -1, -1, names[5]]  # slot 8: the last view was not sure
 
 
 def test_flexmatch_begins_with_labels_alone():

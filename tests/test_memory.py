@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from trial import Unordered
 
 from fercore.memory import Centroids, InstanceMemory
 
@@ -101,17 +102,6 @@ def test_of_a_slot_that_occurs_twice_the_last_row_counts():
     once.write(torch.tensor([7, 2]), z[[1, 3]], torch.tensor([1, 3]))
     for one, two in zip(once.buffers(), twice.buffers()):
         assert torch.equal(one, two)
-
-
-class Unordered(torch.Tensor):
-    """A buffer that is written as a GPU writes: of several values for one place, any may stay."""
-
-    def __setitem__(self, index, value):
-        value = torch.as_tensor(value).expand(len(index), *self.shape[1:])
-        for slot in index.unique():
-            rows = value[index == slot]
-            assert (rows == rows[0]).all(), f"slot {slot} is given different values at once"
-        super().__setitem__(index, value)
 
 
 @pytest.mark.parametrize("keep, valid", [((True, False), False), ((False, True), True)])

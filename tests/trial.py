@@ -1,4 +1,4 @@
-"""One step of a method on made-up faces: what the tests of the methods share."""
+"""One step of a method on made-up faces, and what else the tests of methods share."""
 
 import torch
 import toy
@@ -8,6 +8,17 @@ from fercore.methods import Batch, Context, Step, resolve, views
 from fercore.optimisers import Adam
 
 K, SLOTS = len(toy.CLASSES), 30
+
+
+class Unordered(torch.Tensor):
+    """A buffer that is written as a GPU writes: of several values for one place, any may stay."""
+
+    def __setitem__(self, index, value):
+        value = torch.as_tensor(value).expand(len(index), *self.shape[1:])
+        for slot in index.unique():
+            rows = value[index == slot]
+            assert (rows == rows[0]).all(), f"slot {slot} is given different values at once"
+        super().__setitem__(index, value)
 
 
 def faces(n, seed):

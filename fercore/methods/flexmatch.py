@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
+from fercore.memory import last_of
 from fercore.methods import Batch, Context, Step
 
 VIEWS = {"weak": 1, "strong": 1}
@@ -67,7 +68,7 @@ def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Ste
         confidence, name = q.max(1)
         keep = (confidence >= state.thresholds(config.tau)[name]) & (batch.progress >= config.warmup)
         slots = batch.unlabelled_slots
-        state.name[slots] = torch.where(confidence >= config.tau, name, state.name[slots])
+        state.name[slots] = torch.where(confidence >= config.tau, name, state.name[slots])[last_of(slots)]
     losses = {
         "labelled": cross_entropy(labelled.logits, batch.labels),
         "unlabelled": masked_mean(cross_entropy(strong.logits, name, reduction="none"), keep),  # (d)
