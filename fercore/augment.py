@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as T
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB
@@ -129,6 +129,13 @@ def rand_augment(images: UInt8[Tensor, "b c h w"], generator: Generator) -> UInt
 def strong(images: UInt8[Tensor, "b c h w"], size: int, generator: Generator) -> Float[Tensor, "b 3 size size"]:
     """RandAugment and cutout at native size, then the weak view."""
     return weak(cutout(rand_augment(images, generator), generator), size, generator)
+
+
+def quarter_turns(images: Float[Tensor, "m c s s"]) -> tuple[Float[Tensor, "m c s s"], Int64[Tensor, " m"]]:
+    """A quarter of the batch turned by each of 0, 90, 180 and 270 degrees, and by how many quarters (ReMixMatch)."""
+    parts = [images[i::4].rot90(i, (2, 3)) for i in range(4)]
+    angles = [torch.full((len(part),), i, device=images.device) for i, part in enumerate(parts)]
+    return torch.cat(parts), torch.cat(angles)
 
 
 def contrastive(images: UInt8[Tensor, "b c h w"], size: int, generator: Generator) -> Float[Tensor, "b 3 size size"]:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -19,6 +19,21 @@ def masked_mean(values: Float[Tensor, " m"], keep: Bool[Tensor, " m"]) -> Float[
 def kept_mean(values: Float[Tensor, " m"], keep: Bool[Tensor, " m"]) -> Float[Tensor, ""]:
     """Mean over the kept rows; 0 where none is kept."""
     return (values * keep).sum() / keep.sum().clamp_min(1)
+
+
+def shares(
+    name: Int64[Tensor, " m"], classes: int, keep: Bool[Tensor, " m"] | None = None
+) -> Float[Tensor, " k"]:
+    """Share of each class among the names, or among the kept ones; zeros where there are none."""
+    member = F.one_hot(name, classes).float()
+    member = member if keep is None else member * keep[:, None]
+    return member.sum(0) / member.sum().clamp_min(1)
+
+
+def relative(p: Float[Tensor, " k"], share: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """p_c / share_c, to sum 1; 0 for a class without a share."""
+    ratio = torch.where(share > 0, p / share.clamp_min(1e-12), 0.0)
+    return ratio / ratio.sum().clamp_min(1e-12)
 
 
 def info_nce(

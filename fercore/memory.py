@@ -6,6 +6,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 
+def last_of(slots: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
+    """For every row the last row of the same slot: what a slot that occurs twice is to take, on every device."""
+    order = torch.arange(1, len(slots) + 1, device=slots.device)
+    return ((slots[:, None] == slots) * order).argmax(1)
+
+
 class InstanceMemory(nn.Module):
     """Preallocated [n, e] matrix of unit rows with one-hot labels [n, k] and a `valid` mask [n].
 
@@ -36,6 +42,11 @@ class InstanceMemory(nn.Module):
         q = (similarity + torch.where(valid, 0.0, torch.finfo(similarity.dtype).min)).softmax(1)  # (6)
         return torch.where(valid.any(), q @ label, 1 / label.shape[1])  # (7)
 
+    def unfold(self, q: Float[Tensor, "m n"], p: Float[Tensor, "m k"]) -> Float[Tensor, "m n"]:
+        """q_i p(y_i), normalised over the slots i: similarities that heed the names (SimMatch)."""
+        unfolded = q * (p @ self.label.T)
+        return unfolded / unfolded.sum(1, keepdim=True)
+
     def write(
         self, slots: Int64[Tensor, " b"], embedding: Float[Tensor, "b e"], labels: Int64[Tensor, " b"]
     ) -> None:
@@ -60,9 +71,7 @@ class InstanceMemory(nn.Module):
         self._store(slots, embedding, labels, keep | known)
 
     def _store(self, slots: Tensor, embedding: Tensor, labels: Tensor, valid: Tensor) -> None:
-        # A slot that occurs twice in a batch takes its last row, on every device.
-        order = torch.arange(1, len(slots) + 1, device=slots.device)
-        last = ((slots[:, None] == slots) * order).argmax(1)
+        last = last_of(slots)
         embedding, labels = embedding[last], labels[last]
         mixed = F.normalize(self.momentum * self.embedding[slots] + (1 - self.momentum) * embedding, dim=1)
         self.embedding[slots] = torch.where(self.valid[slots][:, None], mixed, embedding)

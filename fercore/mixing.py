@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Generator, Tensor
+from torch.nn.functional import one_hot
 
 from fercore.augment import send
 
@@ -25,3 +26,16 @@ def mixup(
     other = send(torch.randperm(n, generator=generator), inputs.device)
     mixed = torch.lerp(inputs[other], inputs, share[:, :, None, None])
     return mixed, torch.lerp(targets[other], targets, share)
+
+
+def mixup_views(
+    labelled: Float[Tensor, "b 3 h w"],
+    labels: Int64[Tensor, " b"],
+    views: tuple[Float[Tensor, "m 3 h w"], ...],
+    target: Float[Tensor, "m k"],
+    alpha: float,
+    generator: Generator,
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n k"]]:
+    """MixUp over the labelled faces, first, and all views of the unlabelled ones, which share one target."""
+    y = one_hot(labels, target.shape[1]).to(target.dtype)
+    return mixup(torch.cat([labelled, *views]), torch.cat([y, *[target] * len(views)]), alpha, generator)

@@ -286,9 +286,13 @@ def prepare(run: Training) -> None:
 
 def refresh(run: Training) -> None:
     """After each of the method's epochs, where it counts in them."""
-    epochs = getattr(run.options, "epochs", 0)
-    if epochs and run.step % max(1, run.config.steps // epochs) == 0:
+    if run.step in evenly(run.config.steps, getattr(run.options, "epochs", 0)):
         with_labels(run, "refresh", run.options)
+
+
+def evenly(steps: int, times: int) -> set[int]:
+    """So many of the numbers 1 ... steps, evenly spaced, the last at the end."""
+    return {round(steps * (i + 1) / times) for i in range(times)} - {0}
 
 
 def rate(config: Run, step: int) -> float:
@@ -387,7 +391,7 @@ def run(
         training.load_state_dict(state)
     else:
         prepare(training)
-    evaluated = {round(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
+    evaluated = evenly(config.steps, config.evaluations)
     if config.compile:
         training.model.compile()  # in place: joint forwards go through it as well
     before, started = training.seconds, time.perf_counter()
@@ -409,7 +413,7 @@ def run(
         "kind": "run",
         "status": "finished",
         "config": config.to_dict(),
-        "constants": asdict(training.options),
+        "constants": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(training.options).items()},
         "data": training.data.summary(),
         "split": {
             "hash": training.split.hash,

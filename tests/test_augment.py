@@ -213,3 +213,15 @@ def test_contrastive_turns_by_at_most_twelve_degrees(monkeypatch):
     monkeypatch.setattr(F, "affine_grid", spy)
     augment.contrastive(faces(b=500), 20, generator(0, "contrastive"))
     assert 11 < math.degrees(angles[0].abs().max()) <= 12
+
+
+def test_quarter_turns_as_a_loop():
+    x = torch.arange(7 * 3 * 4 * 4).float().reshape(7, 3, 4, 4)
+    turned, angles = augment.quarter_turns(x)
+    order = [0, 4, 1, 5, 2, 6, 3]  # which image goes where
+    assert angles.tolist() == [i % 4 for i in order] and angles.dtype == torch.int64
+    for i, image in zip(order, turned):
+        expected = x[i]
+        for _ in range(i % 4):  # to the left: what was the right column is the top row
+            expected = torch.stack([expected[:, :, 3 - column] for column in range(4)], 1)
+        assert torch.equal(image, expected)

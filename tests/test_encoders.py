@@ -293,3 +293,39 @@ def test_imagenet_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     with pytest.raises(UserError, match=r"resnet18-.*\.pth is absent and could not be fetched \(no route to host\)"):
         starts.imagenet("resnet18")
+
+
+# The guess
+
+
+def statistics(model):
+    return {k: v.clone() for k, v in model.state_dict().items() if "running" in k or "tracked" in k}
+
+
+def test_a_guess_is_by_the_batch_without_gradient_and_without_a_trace():
+    model = ImageEncoder("wrn28_2", 3)
+    model.train()
+    before = statistics(model)
+    one, two = model.guess(images(4, seed=1), images(3, seed=2))
+    assert before and all(torch.equal(v, statistics(model)[k]) for k, v in before.items())
+    assert not any(part.requires_grad for output in (one, two) for part in output)
+    assert all(p.requires_grad for p in model.parameters()) and model.training
+    # Batch statistics: the same numbers as the joint pass in training mode, which does leave a trace.
+    joint = model.together(images(4, seed=1), images(3, seed=2))
+    for got, expected in zip((one, two), joint):
+        assert all(torch.equal(a, b) for a, b in zip(got, expected))
+    changed = [k for k, v in before.items() if not torch.equal(v, statistics(model)[k])]
+    assert len(changed) == len(before)
+    with torch.no_grad():
+        assert not torch.allclose(model.eval()(images(4, seed=1)).logits, one.logits, atol=1e-4)
+
+
+def test_a_guess_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    model = ImageEncoder("toy", 3)
+    model.train()
+    monkeypatch.setattr(model, "together", lambda *batches: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.guess(images())
+    before = statistics(model)
+    model(images())
+    assert all(not torch.equal(v, statistics(model)[k]) for k, v in before.items())

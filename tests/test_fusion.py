@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fercore.fusion import DistributionAlignment, fuse, similarity, similarity_softmax
+from fercore.fusion import DistributionAlignment, MarginalAlignment, fuse, sharpen, similarity, similarity_softmax
 
 
 def probabilities(m, k=7, seed=0, scale=2.0):
@@ -42,6 +42,20 @@ def test_cosine_softmax_oracle(temperature, highest):
     # The best similarity 1, the six others 0: what a temperature allows at most.
     p = similarity_softmax(torch.eye(7)[:1], torch.eye(7), temperature)
     assert p.max().item() == pytest.approx(highest, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "temperature, expected",
+    [
+        (0.5, [0.7070, 0.2545, 0.0283, 0.0071, 0.0025, 0.0003, 0.0003]),
+        (0.4, [0.7687, 0.2144, 0.0138, 0.0024, 0.0007, 0.0, 0.0]),
+    ],
+)
+def test_sharpen_oracle(temperature, expected):
+    p = torch.tensor([[0.5, 0.3, 0.1, 0.05, 0.03, 0.01, 0.01]])
+    assert sharpen(p, temperature)[0].tolist() == pytest.approx(expected, abs=6e-5)
+    assert torch.allclose(sharpen(p, 1.0), p)
+    assert sharpen(torch.eye(7), temperature).tolist() == torch.eye(7).tolist()  # of a certain row, no NaN
 
 
 def test_fuse_is_the_mean_of_the_three_levels():
@@ -105,3 +119,49 @@ def test_alignment_of_a_class_that_nobody_predicts_is_finite():
     p = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     aligned = DistributionAlignment(3, 4)(p)
     assert aligned.isfinite().all() and torch.allclose(aligned.sum(1), torch.ones(2))
+
+
+# Distribution alignment to a marginal
+
+
+def marginal(target, history, p):
+    """Rows of p times target over the mean of the last four entries, to sum 1."""
+    running = [sum(column) / len(column) for column in zip(*list(history)[-4:])]
+    rows = [[v * (t + 1e-6) / (r + 1e-6) for v, t, r in zip(row, target, running)] for row in p.tolist()]
+    return torch.tensor([[v / sum(row) for v in row] for row in rows])
+
+
+@pytest.mark.parametrize(
+    "fault", [None, "uniform target", "enters its own mean", "starts from the first batch", "aligned ones remembered"]
+)
+def test_marginal_alignment_as_a_loop(fault):
+    target = [0.4, 0.3, 0.1, 0.1, 0.05, 0.03, 0.02]
+    alignment = MarginalAlignment(7, 4)
+    alignment.target.copy_(torch.tensor(target))
+    history, same = [] if fault == "starts from the first batch" else [[1 / 7] * 7] * 4, []
+    for batch in range(7):
+        p = probabilities(5, seed=batch)
+        with_itself = [*history, p.mean(0).tolist()]
+        first = fault == "enters its own mean" or not history
+        expected = marginal([1.0] * 7 if fault == "uniform target" else target, with_itself if first else history, p)
+        history.append((expected if fault == "aligned ones remembered" else p).mean(0).tolist())
+        same.append(torch.allclose(alignment(p), expected, atol=1e-5))
+    assert all(same) == (fault is None)
+
+
+def test_the_two_alignments_are_not_the_same():
+    one, two = DistributionAlignment(7, 4), MarginalAlignment(7, 4)
+    for batch in range(6):
+        p = probabilities(5, seed=batch)
+        a, b = one(p), two(p)
+        assert not torch.allclose(a, b, atol=1e-3)
+    assert not one.state_dict().keys() >= two.state_dict().keys()
+
+
+def test_marginal_alignment_goes_on_after_a_state_dict_round_trip():
+    one, two = MarginalAlignment(7, 4), MarginalAlignment(7, 4)
+    one.target.copy_(probabilities(1)[0])
+    for batch in range(6):
+        one(probabilities(3, seed=batch))
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(one(probabilities(3, seed=9)), two(probabilities(3, seed=9)))

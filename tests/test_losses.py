@@ -7,7 +7,7 @@ import torch
 import toy
 
 from fercore import pretrain, train
-from fercore.losses import info_nce, masked_mean, soft_cross_entropy
+from fercore.losses import info_nce, kept_mean, masked_mean, soft_cross_entropy
 
 
 def rows(*shape, seed=0):
@@ -38,6 +38,12 @@ def test_masked_mean_divides_by_the_whole_batch():
     assert masked_mean(values, torch.zeros(4, dtype=torch.bool)) == 0.0
 
 
+def test_kept_mean_divides_by_the_kept():
+    values, keep = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([True, False, True, False])
+    assert kept_mean(values, keep) == 2.0
+    assert kept_mean(values, torch.zeros(4, dtype=torch.bool)) == 0.0
+
+
 def test_info_nce_as_a_loop_over_the_2b_rows():
     first, second, temperature = unit(4, 6), unit(4, 6, seed=1), 0.3
     z, terms = torch.cat([first, second]).tolist(), []
@@ -51,6 +57,27 @@ def test_info_nce_as_a_loop_over_the_2b_rows():
 def test_info_nce_knows_pairs_from_strangers():
     views = unit(6, 8)
     assert info_nce(views, views, 0.1) < info_nce(views, views.roll(1, 0), 0.1)
+
+
+@pytest.mark.parametrize("kept", [(0, 2, 3), (1, 4), (0, 1, 2, 3, 4)])
+def test_info_nce_among_the_kept_is_that_of_the_kept_alone(kept):
+    first, second = unit(5, 6), unit(5, 6, seed=1)
+    for view in (first, second):
+        view.requires_grad_()
+    keep = torch.tensor([i in kept for i in range(5)])
+    loss, alone = info_nce(first, second, 0.07, keep), info_nce(first[list(kept)], second[list(kept)], 0.07)
+    assert torch.allclose(loss, alone, atol=1e-5)
+    loss.backward()
+    for view in (first, second):
+        assert torch.equal(view.grad.abs().sum(1) > 0, keep)
+
+
+@pytest.mark.parametrize("kept", [(), (2,)])
+def test_info_nce_of_less_than_two_faces_is_zero(kept):
+    first = unit(4, 6).requires_grad_()
+    loss = info_nce(first, unit(4, 6, seed=1), 0.07, torch.tensor([i in kept for i in range(4)]))
+    loss.backward()
+    assert loss == 0 and first.grad.isfinite().all() and first.grad.abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(

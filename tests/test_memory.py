@@ -1,12 +1,13 @@
-"""The instance memory against loops: vote (6, 7), write (10), admission, and what neither may touch."""
+"""Memory and centroids against loops: vote (6, 7), write (10), admission, and what neither may touch."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from trial import Unordered
 
-from fercore.memory import InstanceMemory
+from fercore.memory import Centroids, InstanceMemory
 
 SLOTS, WIDTH, CLASSES, ALPHA = 12, 6, 4, 0.7
 
@@ -103,17 +104,6 @@ def test_of_a_slot_that_occurs_twice_the_last_row_counts():
         assert torch.equal(one, two)
 
 
-class Unordered(torch.Tensor):
-    """A buffer that is written as a GPU writes: of several values for one place, any may stay."""
-
-    def __setitem__(self, index, value):
-        value = torch.as_tensor(value).expand(len(index), *self.shape[1:])
-        for slot in index.unique():
-            rows = value[index == slot]
-            assert (rows == rows[0]).all(), f"slot {slot} is given different values at once"
-        super().__setitem__(index, value)
-
-
 @pytest.mark.parametrize("keep, valid", [((True, False), False), ((False, True), True)])
 def test_of_a_slot_that_is_admitted_twice_the_last_row_counts(keep, valid):
     memory, z = filled(), unit(2, seed=3)
@@ -161,3 +151,48 @@ def test_memory_resumes_from_its_state_dict():
     one, two = filled(), InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA)
     two.load_state_dict(one.state_dict())
     assert torch.equal(one.vote(unit(3, seed=8), 0.05), two.vote(unit(3, seed=8), 0.05))
+
+
+# Centroids
+
+
+def mean_of(embedding, labels, name):
+    rows = [e for e, label in zip(embedding.tolist(), labels) if label == name]
+    return [sum(column) / len(rows) for column in zip(*rows)]
+
+
+def to_unit(v):
+    return [x / math.hypot(*v) for x in v]
+
+
+def test_centroids_as_a_loop():
+    centroids, labels = Centroids(CLASSES, WIDTH, 0.9), [0, 1, 1, 3, 0, 2, 1]
+    centroids.begin(unit(7), torch.tensor(labels))
+    expected = [to_unit(mean_of(unit(7), labels, k)) for k in range(CLASSES)]
+    assert centroids.rows.tolist() == [pytest.approx(row, abs=1e-6) for row in expected]
+    for seed, labels in ((1, [1, 1, 3]), (2, [0, 2, 0])):  # a class that is not in the batch stays
+        centroids.move(unit(3, seed), torch.tensor(labels))
+        for k in set(labels):
+            batch = mean_of(unit(3, seed), labels, k)
+            expected[k] = to_unit([0.9 * c + 0.1 * e for c, e in zip(expected[k], batch)])
+        assert centroids.rows.tolist() == [pytest.approx(row, abs=1e-6) for row in expected]
+
+
+def test_distance_to_the_centroids_as_a_loop():
+    centroids = Centroids(CLASSES, WIDTH, 0.9)
+    centroids.begin(unit(4), torch.arange(4))
+    embedding = 0.8 * unit(3, 5)  # the mean of two unit rows is shorter than one
+    for e, row in zip(embedding.tolist(), centroids(embedding).tolist()):
+        expected = [sum((a - b) ** 2 for a, b in zip(e, c)) for c in centroids.rows.tolist()]
+        assert row == pytest.approx(expected, abs=1e-5)
+
+
+def test_centroids_take_no_gradient_and_move_after_the_loss_was_made():
+    centroids, embedding = Centroids(CLASSES, WIDTH, 0.9), unit(4, 5).requires_grad_()
+    centroids.begin(unit(4), torch.arange(4))
+    at = centroids.rows.clone()
+    loss = centroids(embedding).sum()
+    centroids.move(embedding * 1.0, torch.arange(4))
+    assert not centroids.rows.requires_grad and not torch.equal(centroids.rows, at)
+    loss.backward()
+    assert torch.allclose(embedding.grad, 2 * (CLASSES * embedding.detach() - at.sum(0)), atol=1e-5)

@@ -5,19 +5,16 @@ from dataclasses import fields
 
 import pytest
 import torch
-import toy
+from trial import K, Trial, faces
 
-from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
-from fercore.methods import METHODS, Batch, Context, Step, register, resolve, views
-from fercore.optimisers import Adam
+from fercore.methods import METHODS, Step, register, resolve
 
 NAMES = [
     name if variant is None else f"{name}/{variant}"
     for name, module in METHODS.items()
     for variant in (None, *getattr(module, "VARIANTS", {}))
 ]
-K, SLOTS = len(toy.CLASSES), 30
 LEARN_FROM_WEAK = {"pseudolabel", "mixmatch", "remixmatch", "marginmix", "adacm"}  # the others' weak views only teach
 # What makes every face enter the loss, and what makes the labelled loss the plain one.
 ALL_KEPT = {"adacm": {"floor": 0.0, "beta": 0.0}, "lion": {"floor": 0.0, "beta": 0.0}}
@@ -34,63 +31,6 @@ def all_kept(name):
     """Options under which every unlabelled face enters the loss."""
     known = {f.name for f in fields(METHODS[base(name)].Config)}
     return ({"tau": 0.0} if "tau" in known else {}) | ALL_KEPT.get(base(name), {})
-
-
-def faces(n, seed):
-    """Faces whose mean colour tells the class, so that there is something to learn."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % K
-    x = torch.randn(n, 3, 16, 16, generator=generator) + 2 * torch.eye(3)[labels][:, :, None, None]
-    return x.contiguous(memory_format=torch.channels_last), labels
-
-
-class Trial:
-    """A method on random views: model, state and batches."""
-
-    def __init__(self, name, **options):
-        self.method, self.config = resolve(name, options)
-        uses_text = getattr(self.method, "uses_text", lambda config: False)(self.config)
-        table = torch.linalg.qr(torch.randn(8, K, generator=torch.Generator().manual_seed(0)))[0].T.contiguous()
-        text = table if uses_text else None
-        projection = getattr(self.config, "projection", 0) or None
-        self.model = ImageEncoder("toy", K, text_width=8 if uses_text else None, projection=projection)
-        self.slots = torch.arange(9)
-        width = self.model.width, self.model.embedding_width
-        context = Context(K, SLOTS, self.slots, torch.arange(9, SLOTS), *width, text, seed=0)
-        make = getattr(self.method, "state", lambda context, config: torch.nn.Module())
-        self.state = make(context, self.config)
-        if hasattr(self.method, "prepare"):
-            self.method.prepare(self.encode, self.slots, faces(9, seed=99)[1], self.state)
-        self.model.train()
-
-    def encode(self):
-        """The model's output on the nine labelled faces."""
-        with torch.no_grad():
-            output = self.model.eval()(faces(9, seed=99)[0])
-        self.model.train()
-        return output
-
-    def optimiser(self, lr):
-        return Adam([*self.model.parameters(), *self.state.parameters()], lr=lr)
-
-    def batch(self, seed=0, progress=0.5):
-        x, labels = faces(6, seed)
-        ask = self.asks
-        weak, strong = (
-            tuple(faces(6, seed + 100 * i + shift)[0] for i in range(ask[kind]))
-            for kind, shift in (("weak", 10), ("strong", 20))
-        )
-        others = 9 + torch.arange(6) if any(ask.values()) else torch.arange(0)
-        draws = torch.Generator().manual_seed(seed)
-        return Batch(x, labels, torch.arange(6), weak, strong, others, torch.tensor(progress), draws)
-
-    @property
-    def asks(self):
-        """Views of the unlabelled batch."""
-        return views(self.method, self.config)
-
-    def step(self, seed=0, batch=None) -> Step:
-        return self.method.step(self.model, batch or self.batch(seed), self.state, self.config)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -297,6 +237,8 @@ def test_fixmatch_keeps_what_it_is_sure_of_and_takes_it_as_hard():
         ("sitfer", {"tau": "0.5"}, r"options of sitfer: tau: expected a number, got '0.5'"),
         ("sitfer", {"levels": ["semantics"]}, r"options of sitfer: levels: .*expected one or more of semantic"),
         ("sitfer", {"levels": []}, r"options of sitfer: levels"),
+        ("uda", {"signal": "slow"}, r"options of uda: signal: 'slow'; expected one of none, linear, exp, log"),
+        ("lion", {"lambda_c": 0.1}, r"options of lion: unknown lambda_c; known are .*lambda_n"),  # it has no contrast
     ],
 )
 def test_bad_method(name, options, message):

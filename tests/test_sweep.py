@@ -55,6 +55,13 @@ def test_split_seeds_follow_the_seeds_unless_given(profile):
     assert {(c.seed, c.split_seed) for c in load(profile(split_seeds=[5, 5])).runs()} == {(0, 5), (1, 5)}
 
 
+def test_a_method_that_ignores_the_budget_has_one_run_for_each_seed(profile):
+    runs = load(profile(methods=["supervised", "fullysupervised"])).runs()
+    cells = [(c.seed, c.labels) for c in runs if c.method == "fullysupervised"]
+    assert cells == [(0, 0), (1, 0)] and len(runs) == 6
+    assert {c.key for c in load(profile(methods=["fullysupervised"], labels=[12])).runs()} < {c.key for c in runs}
+
+
 def test_part_of_the_grid(profile):
     study = load(profile())
     assert {c.method for c in study.runs(methods=["supervised"])} == {"supervised"}

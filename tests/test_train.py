@@ -21,7 +21,7 @@ from fercore.config import Run
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.fusion import fuse
-from fercore.methods import METHODS, Step, sitfer
+from fercore.methods import METHODS, Step, adacm, sitfer
 from fercore.randomness import batch_indices, generator
 
 
@@ -323,15 +323,66 @@ def test_a_loop_that_knows_no_method_by_name(toy_root, tmp_path, monkeypatch):
     assert one["history"] == two["history"]
 
 
+# Methods that count in epochs, and methods with parameters
+
+
+@pytest.mark.parametrize("steps, epochs, calls", [(40, 20, 20), (50, 20, 20), (21, 4, 4), (7, 7, 7), (5, 8, 5)])
+def test_refresh_is_called_after_each_epoch(steps, epochs, calls, toy_root, tmp_path, monkeypatch):
+    training = set_up(toy.config("adacm", steps=steps, options={"epochs": epochs}), toy_root, tmp_path)
+    at = []
+    monkeypatch.setattr(adacm, "refresh", lambda *args: at.append(training.step))
+    for training.step in range(1, steps + 1):
+        train.refresh(training)
+    assert len(at) == calls and at[-1] == steps and max(b - a for a, b in zip([0, *at], at)) <= -(-steps // calls)
+
+
+def test_refresh_sees_all_labelled_faces_plainly_through_the_averaged_model(toy_root, tmp_path, monkeypatch):
+    training = set_up(toy.config("adacm", ema=0.9, options={"epochs": 1}), toy_root, tmp_path)
+    for step in range(3):
+        train.train_step(training, step)
+    got = []
+    monkeypatch.setattr(adacm, "refresh", lambda encode, *rest: got.extend((encode(), *rest)))
+    training.step = training.config.steps
+    train.refresh(training)
+    output, slots, labels, state, options = got
+    rows = training.data.pool[training.split.labelled]
+    images = train.augment.centre(torch.from_numpy(np.ascontiguousarray(training.data.faces.images[rows])), toy.SIZE)
+    assert torch.equal(output.logits, training.ema.model(images).logits) and not output.logits.requires_grad
+    assert slots.tolist() == training.split.labelled.tolist()
+    assert labels.tolist() == training.data.faces.labels[rows].tolist()
+    assert state is training.state and options is training.options
+
+
+def test_parameters_of_the_state_are_trained_and_checkpointed(toy_root, tmp_path):
+    training = set_up(toy.config("remixmatch"), toy_root, tmp_path)
+    train.prepare(training)
+    before = training.state.angle.weight.clone()
+    for step in range(3):
+        train.train_step(training, step)
+    saved = copy.deepcopy(training.state_dict())
+    assert not torch.equal(training.state.angle.weight, before)
+    assert {"angle.weight", "alignment.means", "alignment.target"} <= set(saved["state"])
+    again = set_up(toy.config("remixmatch"), toy_root, tmp_path)
+    assert torch.equal(again.state.angle.weight, before)  # of the seed alone
+    again.load_state_dict(saved)
+    for run_ in (training, again):
+        train.train_step(run_, 3)
+    assert torch.equal(again.state.angle.weight, training.state.angle.weight)  # and so its moments were there
+    other = set_up(toy.config("remixmatch", seed=1), toy_root, tmp_path)
+    assert not torch.equal(other.state.angle.weight, before)
+
+
 # Interruptions
 
 
-@pytest.mark.parametrize("method", ["supervised", "fixmatch", "sitfer"])
+@pytest.mark.parametrize("method", ["supervised", "fixmatch", *(m for m in METHODS if hasattr(METHODS[m], "state"))])
 def test_resumed_anywhere_a_run_ends_in_the_same_record(method, toy_root, tmp_path, monkeypatch):
-    config = toy.config(method, steps=10, evaluations=5, labels=12, validation=0.25, options={})
+    options = {"epochs": 5} if method in ("adacm", "lion") else {}
+    config = toy.config(method, steps=10, evaluations=5, labels=12, validation=0.25, options=options)
     expected = run(config, toy_root, tmp_path / "whole")
     plain = train.train_step
-    for stop, every in ((4, 3), (7, 2), (10, 3), (1, 5)):
+    thorough = method in ("supervised", "fixmatch", "sitfer")
+    for stop, every in ((4, 3), (7, 2), (10, 3), (1, 5)) if thorough else ((7, 2),):
         results = tmp_path / f"stopped{stop}"
 
         def interrupted(training, step, stop=stop):

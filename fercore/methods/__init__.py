@@ -9,8 +9,7 @@ A method is a module with
 and, where it needs them,
 
 * `state(context, config) -> nn.Module`: what it remembers, in buffers; its parameters, if any, are trained;
-* `prepare(encode, slots, labels, state)`: called once before the first step; `encode()` is the averaged model's
-  output on all labelled faces, plainly viewed;
+* `prepare(encode, slots, labels, state)`: called once before the first step, with all labelled faces;
 * `refresh(encode, slots, labels, state, config)`: the same, `config.epochs` times during the run;
 * `levels(model, output, state, config)`: named probabilities that are fused for a second prediction;
 * `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code ("authors": the original ones);
@@ -19,6 +18,7 @@ and, where it needs them,
 A new method is one file and one line here; the contract test covers it at once. `register` adds one from outside.
 """
 
+from collections.abc import Callable
 from dataclasses import fields
 from types import ModuleType
 from typing import NamedTuple
@@ -28,7 +28,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fercore.config import typed
+from fercore.encoders import Output
 from fercore.errors import UserError
+
+Encode = Callable[[], Output]  # what the averaged model says of all labelled faces, plainly viewed
 
 
 class Batch(NamedTuple):

@@ -11,37 +11,42 @@ As released: L_u over the whole batch, the margins from the averaged model. Chos
 all labelled faces, where the released loop reuses its augmented, shuffled, truncated batches.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fercore.encoders import ImageEncoder, Output
+from fercore.encoders import ImageEncoder
 from fercore.losses import info_nce, masked_mean
-from fercore.methods import Batch, Context, Step
+from fercore.methods import Batch, Context, Encode, Step
 
 VIEWS = {"weak": 2, "strong": 1}
 
 
 @dataclass(frozen=True)
-class Config:
-    """The authors' constants."""
+class Margins:
+    """What the margins need, and subset I."""
 
     epochs: int = 20  # Ada-CM's code: margins are renewed so many times
     floor: float = 0.8  # Ada-CM's code; the margins also start there
     beta: float = 0.97  # Ada-CM
-    temperature: float = 0.07  # Ada-CM's code
     lambda_s: float = 0.5  # Ada-CM
     lambda_u: float = 1.0  # Ada-CM
+
+
+@dataclass(frozen=True)
+class Config(Margins):
+    """The authors' constants."""
+
+    temperature: float = 0.07  # Ada-CM's code
     lambda_c: float = 0.1  # Ada-CM
 
 
 class State(nn.Module):
     """Margins [k] and the epoch."""
 
-    def __init__(self, context: Context, config: Config):
+    def __init__(self, context: Context, config: Margins):
         super().__init__()
         self.register_buffer("margin", torch.full((context.classes,), config.floor))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
@@ -50,7 +55,7 @@ class State(nn.Module):
 state = State
 
 
-def refresh(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State, config: Config) -> None:
+def refresh(encode: Encode, slots: Tensor, labels: Tensor, state: State, config: Margins) -> None:
     """New margins after an epoch."""
     confidence, name = encode().logits.softmax(1).max(1)
     right = one_hot(labels, len(state.margin)) * (name == labels)[:, None]

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
+from fercore.memory import last_of
 from fercore.methods import Batch, Context, Step
 
 VIEWS = {"weak": 1, "strong": 1}
@@ -50,6 +51,11 @@ class State(nn.Module):
         never, sigma = counts[1], counts[2:]
         return sigma / torch.maximum(sigma.max(), never).clamp_min(1)  # (b)
 
+    def thresholds(self, tau: float) -> torch.Tensor:
+        """tau(c) of every class [k]."""
+        beta = self.beta()
+        return tau * beta / (2 - beta)  # (c)
+
 
 state = State
 
@@ -60,11 +66,9 @@ def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Ste
     with torch.no_grad():
         q = model(batch.weak[0]).logits.softmax(1)
         confidence, name = q.max(1)
-        beta = state.beta()
-        keep = confidence >= (config.tau * beta / (2 - beta))[name]  # (c)
-        keep = keep & (batch.progress >= config.warmup)
+        keep = (confidence >= state.thresholds(config.tau)[name]) & (batch.progress >= config.warmup)
         slots = batch.unlabelled_slots
-        state.name[slots] = torch.where(confidence >= config.tau, name, state.name[slots])
+        state.name[slots] = torch.where(confidence >= config.tau, name, state.name[slots])[last_of(slots)]
     losses = {
         "labelled": cross_entropy(labelled.logits, batch.labels),
         "unlabelled": masked_mean(cross_entropy(strong.logits, name, reduction="none"), keep),  # (d)

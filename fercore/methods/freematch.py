@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder
-from fercore.losses import masked_mean
+from fercore.losses import masked_mean, relative, shares
 from fercore.methods import Batch, Context, Step
 
 VIEWS = {"weak": 1, "strong": 1}
@@ -54,7 +54,7 @@ class State(nn.Module):
         start = (1 + self.t) / (10 + self.t)
         rho = start.clamp(max=config.rho) if config.short_start else torch.full_like(start, config.rho)
         confidence, name = q.max(1)
-        now = confidence.mean(), q.mean(0), histogram(name, len(self.p))
+        now = confidence.mean(), q.mean(0), shares(name, len(self.p))
         for average, batch in zip((self.tau, self.p, self.h), now):
             average.copy_(torch.lerp(batch, average, rho))
         self.t += 1
@@ -63,25 +63,12 @@ class State(nn.Module):
 state = State
 
 
-def histogram(name: Tensor, classes: int, keep: Tensor | None = None) -> Tensor:
-    """Share of every class [k] among the names [m], or among the kept ones; zeros where there are none."""
-    member = one_hot(name, classes).float()
-    member = member if keep is None else member * keep[:, None]
-    return member.sum(0) / member.sum().clamp_min(1)
-
-
 def fairness(state: State, p: Tensor, keep: Tensor) -> Tensor:
     """L_f (e) of the strong views' probabilities [m, k]; 0 where none is kept."""
-    h = histogram(p.argmax(1), p.shape[1], keep)
-    named = h > 0
+    h = shares(p.argmax(1), p.shape[1], keep)
     mean = (p * keep[:, None]).sum(0) / keep.sum().clamp_min(1)
-
-    def norm(ratio: Tensor) -> Tensor:
-        return ratio / ratio.sum().clamp_min(1e-12)
-
-    seen = norm(torch.where(named, mean / h.clamp_min(1e-12), 0.0))
-    wanted = norm(torch.where(state.h > 0, state.p / state.h.clamp_min(1e-12), 0.0))
-    return (wanted * torch.where(named, seen, 1.0).log()).sum()
+    seen = torch.where(h > 0, relative(mean, h), 1.0)
+    return (relative(state.p, state.h) * seen.log()).sum()
 
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:

@@ -12,28 +12,27 @@ on Ada-CM's two subsets and margins M_c (see adacm.py):
     L     = lambda_s L_s + lambda_u L_u + lambda_n L_neg
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from fercore.encoders import ImageEncoder, Output
+from fercore.encoders import ImageEncoder
 from fercore.losses import kept_mean, masked_mean, soft_cross_entropy
-from fercore.methods import Batch, Context, Step, adacm
+from fercore.methods import Batch, Context, Encode, Step, adacm
 
 VIEWS = {"weak": 2, "strong": 1}
 
 
 @dataclass(frozen=True)
-class Config(adacm.Config):
+class Config(adacm.Margins):
     """Ada-CM's constants for subsets and margins; the others are chosen by us. There are no authors' ones to select."""
 
-    lambda_c: float = 0.0  # no contrast
     lambda_n: float = 0.1  # chosen: what Ada-CM gives to subset II
     unlikely: float = 0.05  # chosen
-    phi: tuple[float, ...] = (0.95, 0.8)  # chosen: PiCO's
+    phi: float = 0.95  # chosen: PiCO's, at first
+    phi_end: float = 0.8  # chosen: PiCO's, towards the end
     epochs_running: int = 3  # chosen
 
 
@@ -49,18 +48,18 @@ class State(adacm.State):
 state = State
 
 
-def prepare(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State) -> None:
+def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None:
     """The given labels."""
     state.label[slots] = one_hot(labels, state.label.shape[1]).float()
 
 
-def refresh(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State, config: Config) -> None:
+def refresh(encode: Encode, slots: Tensor, labels: Tensor, state: State, config: Config) -> None:
     """Relabel, then renew the margins."""
-    output, (start, end) = encode(), config.phi
+    output = encode()
     p = output.logits.softmax(1)
     state.running[slots] = torch.where(p > state.margin, state.running[slots] + 1, 0)
     possible = one_hot(labels, p.shape[1]).bool() | (state.running[slots] >= config.epochs_running)
-    phi = start + (end - start) * state.epoch / config.epochs
+    phi = config.phi + (config.phi_end - config.phi) * state.epoch / config.epochs
     likeliest = one_hot(p.masked_fill(~possible, -1.0).argmax(1), p.shape[1])
     state.label[slots] = phi * state.label[slots] + (1 - phi) * likeliest
     adacm.refresh(lambda: output, slots, labels, state, config)

@@ -10,19 +10,18 @@ centroids in the embedding space; a loss that asks for a large margin between cl
     L   = L_X + r(t) (lambda_u L_U + lambda_m L_M)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fercore.encoders import ImageEncoder, Output
+from fercore.encoders import ImageEncoder
 from fercore.fusion import sharpen
 from fercore.losses import soft_cross_entropy
 from fercore.memory import Centroids
-from fercore.methods import Batch, Context, Step
-from fercore.mixing import mixup
+from fercore.methods import Batch, Context, Encode, Step
+from fercore.mixing import mixup_views
 from fercore.schedules import ramp
 
 VIEWS = {"weak": 2, "strong": 0}
@@ -53,7 +52,7 @@ class State(nn.Module):
 state = State
 
 
-def prepare(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State) -> None:
+def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None:
     """Centroids of all labelled faces."""
     state.centroids.begin(encode().embedding, labels)
 
@@ -63,11 +62,10 @@ def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Ste
     one, two = model.guess(*batch.weak)
     p = (-state.centroids((one.embedding + two.embedding) / 2) / config.scale).softmax(1)
     q = sharpen(p, config.temperature)
-    y = F.one_hot(batch.labels, p.shape[1]).to(q.dtype)
-    sources, names = torch.cat([batch.labelled, *batch.weak]), torch.cat([y, q, q])
-    images, targets = mixup(sources, names, config.alpha, batch.generator)
+    images, targets = mixup_views(batch.labelled, batch.labels, batch.weak, q, config.alpha, batch.generator)
     mixed, labelled = model.together(images, batch.labelled)
-    b, d = len(y), state.centroids(labelled.embedding)
+    b, y = len(batch.labels), F.one_hot(batch.labels, p.shape[1])
+    d = state.centroids(labelled.embedding)
     own, nearest = (d * y).sum(1), d.masked_fill(y.bool(), float("inf")).amin(1)
     losses = {
         "labelled": soft_cross_entropy(mixed.logits[:b], targets[:b]).mean(),

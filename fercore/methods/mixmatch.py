@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import mse_loss, one_hot
+from torch.nn.functional import mse_loss
 
 from fercore.encoders import ImageEncoder
 from fercore.fusion import sharpen
 from fercore.losses import soft_cross_entropy
 from fercore.methods import Batch, Step
-from fercore.mixing import mixup
+from fercore.mixing import mixup_views
 from fercore.schedules import ramp
 
 VIEWS = {"weak": 2, "strong": 0}
@@ -45,12 +45,9 @@ def step(model: ImageEncoder, batch: Batch, state: nn.Module, config: Config) ->
     one, two = model.guess(*batch.weak)
     p = (one.logits.softmax(1) + two.logits.softmax(1)) / 2  # (6)
     q = sharpen(p, config.temperature)  # (7)
-    y = one_hot(batch.labels, p.shape[1]).to(q.dtype)
-    images, targets = mixup(
-        torch.cat([batch.labelled, *batch.weak]), torch.cat([y, q, q]), config.alpha, batch.generator
-    )  # (8-11)
+    images, targets = mixup_views(batch.labelled, batch.labels, batch.weak, q, config.alpha, batch.generator)  # (8-11)
     (mixed,) = model.together(images)
-    b = len(y)
+    b = len(batch.labels)
     losses = {
         "labelled": soft_cross_entropy(mixed.logits[:b], targets[:b]).mean(),  # (3)
         "unlabelled": mse_loss(mixed.logits[b:].softmax(1), targets[b:]),  # (4)

@@ -11,18 +11,18 @@ DA aligns to the labelled marginal. Labelled faces keep the weak view of the sha
 CTAugment. Angles: a quarter of the batch each.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fercore.encoders import ImageEncoder, Output
+from fercore.augment import quarter_turns
+from fercore.encoders import ImageEncoder
 from fercore.fusion import MarginalAlignment, sharpen
 from fercore.losses import soft_cross_entropy
-from fercore.methods import Batch, Context, Step
-from fercore.mixing import mixup
+from fercore.methods import Batch, Context, Encode, Step
+from fercore.mixing import mixup_views
 from fercore.schedules import ramp
 
 
@@ -62,10 +62,10 @@ class State(nn.Module):
 state = State
 
 
-def prepare(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State) -> None:
+def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None:
     """Align to the labelled marginal."""
-    classes = len(state.alignment.target)
-    state.alignment.target.copy_(one_hot(labels, classes).float().mean(0))
+    target = state.alignment.target
+    target.copy_(one_hot(labels, len(target)).float().mean(0))
 
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
@@ -74,14 +74,11 @@ def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Ste
     p = weak.logits.softmax(1)
     with torch.no_grad():
         q = sharpen(state.alignment(p), config.temperature)
-    y, k = one_hot(batch.labels, p.shape[1]).to(q.dtype), len(batch.strong)
-    sources = torch.cat([batch.labelled, *batch.strong, batch.weak[0]])
-    images, targets = mixup(sources, torch.cat([y, *[q] * (k + 1)]), config.alpha, batch.generator)
-    first = batch.strong[0]
-    turned = torch.cat([first[i::4].rot90(i, (2, 3)) for i in range(4)])
-    angles = torch.cat([torch.full_like(batch.unlabelled_slots[i::4], i) for i in range(4)])
-    b = len(y)
-    mixed, plain, rotated = model.together(images, first, turned)
+    anchored = batch.strong + batch.weak
+    images, targets = mixup_views(batch.labelled, batch.labels, anchored, q, config.alpha, batch.generator)
+    turned, angles = quarter_turns(batch.strong[0])
+    mixed, plain, rotated = model.together(images, batch.strong[0], turned)
+    b = len(batch.labels)
     losses = {
         "labelled": soft_cross_entropy(mixed.logits[:b], targets[:b]).mean(),
         "match": soft_cross_entropy(mixed.logits[b:], targets[b:]).mean(),

@@ -12,18 +12,17 @@ Its form for small data: no teacher, and the memory of labelled embeddings by te
 losses. During the first epoch, `warmup` of the run, alpha = 1 and L_in = 0, as released.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fercore.encoders import ImageEncoder, Output
+from fercore.encoders import ImageEncoder
 from fercore.fusion import DistributionAlignment
 from fercore.losses import masked_mean, soft_cross_entropy
 from fercore.memory import InstanceMemory
-from fercore.methods import Batch, Context, Step
+from fercore.methods import Batch, Context, Encode, Step
 
 VIEWS = {"weak": 1, "strong": 1}
 
@@ -61,7 +60,7 @@ class State(nn.Module):
 state = State
 
 
-def prepare(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State) -> None:
+def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None:
     """Fill the memory before the first step."""
     state.memory.write(state.row[slots], encode().embedding, labels)
 
@@ -69,14 +68,12 @@ def prepare(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """Consistency of names and of similarities."""
     labelled, strong = model.together(batch.labelled, batch.strong[0])
-    memory, label = state.memory.embedding.clone(), state.memory.label
+    memory = state.memory.embedding.clone()  # the losses see it as it was
     with torch.no_grad():
         weak = model(batch.weak[0])
         p = state.alignment(weak.logits.softmax(1))  # (a)
         q = (weak.embedding @ memory.T / config.temperature).softmax(1)  # (b)
-        unfolded = q * (p @ label.T)
-        unfolded = unfolded / unfolded.sum(1, keepdim=True)  # (c)
-        instance = q @ label  # (d)
+        unfolded, instance = state.memory.unfold(q, p), q @ state.memory.label  # (c, d)
         warm = batch.progress >= config.warmup
         target = torch.where(warm, config.alpha * p + (1 - config.alpha) * instance, p)  # (d)
         keep = target.max(1)[0] > config.tau

@@ -10,7 +10,6 @@
     L      = L_s + lambda_1 L_t + lambda_2 L_u                                                  (11)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,7 @@ from fercore.errors import UserError
 from fercore.fusion import DistributionAlignment, fuse, similarity, similarity_softmax
 from fercore.losses import masked_mean, soft_cross_entropy
 from fercore.memory import InstanceMemory
-from fercore.methods import Batch, Context, Step
+from fercore.methods import Batch, Context, Encode, Step
 
 VIEWS = {"weak": 1, "strong": 1}
 
@@ -75,14 +74,14 @@ def uses_text(config: Config) -> bool:
     return "text" in config.levels or config.lambda_1 > 0
 
 
-def prepare(encode: Callable[[], Output], slots: Tensor, labels: Tensor, state: State) -> None:
+def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None:
     """Fill the labelled slots before the first step, so that no vote is cast by an empty slot."""
     state.memory.write(slots, encode().embedding, labels)
 
 
 def levels(model: ImageEncoder, output: Output, state: State, config: Config) -> dict[str, Tensor]:
     """The probabilities [m, k] of the levels that the configuration has."""
-    of: dict[str, Callable[[], Tensor]] = {
+    of = {
         "semantic": lambda: output.logits.softmax(1),
         "text": lambda: similarity_softmax(model.to_text(output.feature), state.text, config.t_text),  # (5)
         "instance": lambda: state.memory.vote(output.embedding, config.t_instance),  # (6, 7)
