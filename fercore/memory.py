@@ -36,10 +36,11 @@ class InstanceMemory(nn.Module):
         memory, label, valid = self.embedding, self.label, self.valid
         if torch.is_inference_mode_enabled():  # evaluation may wait for the device, and leaves empty slots out
             memory, label, valid = memory[valid], label[valid], valid[valid]
-        # In this order the matrix product is up to three times faster on a CPU, and adding than filling ten times.
-        similarity = (memory @ embedding.T).T / temperature
         # The most negative finite number: like -inf where any slot is valid, and no NaN where none is.
-        q = (similarity + torch.where(valid, 0.0, torch.finfo(similarity.dtype).min)).softmax(1)  # (6)
+        empty = torch.where(valid, 0.0, torch.finfo(embedding.dtype).min)
+        # Slots first, with the mask as the product's bias: on a CPU several times faster than the other way round.
+        similarity = torch.addmm(empty[:, None], memory, (embedding / temperature).T).T
+        q = similarity.softmax(1)  # (6)
         return torch.where(valid.any(), q @ label, 1 / label.shape[1])  # (7)
 
     def unfold(self, q: Float[Tensor, "m n"], p: Float[Tensor, "m k"]) -> Float[Tensor, "m n"]:
