@@ -29,5 +29,5 @@ lab: .venv/installed
 
 # The committed copies, executed anew on the committed records and stored as nbval and git want them.
 notebooks: .venv/installed
-	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --coalesce-streams notebooks/*.ipynb
 	$(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb

@@ -203,7 +203,35 @@ def transfer_table(records: Sequence[Mapping], labels: Sequence[int] | int | Non
     return pd.DataFrame(lines, columns=["data", "method", *columns, "n"])
 
 
+def scores_table(records: Sequence[Mapping], rows: Sequence[Row] = ROWS) -> pd.DataFrame:
+    """Ours alone, for any rows, a reader's own among them: one line for each that ran, first the most accurate."""
+    lines = []
+    for row in rows:
+        if done := report.ran(records, row.method):
+            line = {"method": row.name} | report.with_spread("ours", [published.measure(r) for r in done])
+            line |= report.with_spread("macro F1", [published.measure(r, "macro_f1") for r in done])
+            line |= report.with_spread("best on test", [published.measure(r, which="best_on_test") for r in done])
+            lines.append(line | {"seeds": " ".join(f"{published.measure(r):.2f}" for r in done), "n": len(done)})
+    columns = [part for title in ("ours", "macro F1", "best on test") for part in (title, f"{title} ±")]
+    table = pd.DataFrame(lines, columns=["method", *columns, "seeds", "n"])
+    return table.sort_values("ours", ascending=False, kind="stable", ignore_index=True)
+
+
 # Sentences
+
+
+def told(records: Sequence[Mapping], above: Row, below: Row) -> str:
+    """How far one row is from another, seed by seed, and whether these seeds could tell the two apart."""
+    d = list(published.differences(report.ran(records), {"method": below.method}, {"method": above.method}).values())
+    if not d:
+        return f"{above.name} against {below.name}: not run."
+    points = f"{above.name} against {below.name}: {', '.join(f'{x:+.2f}' for x in d)} points, seed by seed"
+    if len(d) == 1:
+        return f"{points}; one seed has no spread, so nothing can be distinguished."
+    p, needed = paired.p_value(d), paired.seeds_needed(1, ALPHA)
+    few = f", and {len(d)} seeds reach no p below 2/{2 ** len(d)} ({needed} are needed)" if len(d) < needed else ""
+    side = (ABOVE if statistics.fmean(d) > 0 else BELOW) if p <= ALPHA else ALIKE
+    return f"{points}; sign-flip test p = {p:.2f}: {side}{few}."
 
 
 def answer(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> str:

@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 from fercore import claims as published
 from fercore import comparison, report
 from fercore.comparison import FULL, NAMES, ROWS
-from fercore.figures import COLOURS, FAINT, INK
+from fercore.figures import COLOURS, FAINT, INK, line
 
 WIDE = (7.4, 4.0)  # inches
 LOOKS = {
@@ -33,6 +33,24 @@ LOOKS = {
     "simmatch": ("#0072B2", "o"),  # a memory of instances
     "sitfer": (INK, "o"),
 }
+
+
+def learning(records: Sequence[Mapping], rows: Sequence[report.Row] = ROWS) -> Figure:
+    """Test accuracy (%) over the steps, and the share of unlabelled faces in the loss; mean and range of the seeds.
+
+    A reader's own row is drawn wider, in a colour of its own.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=WIDE, width_ratios=(1.4, 1))
+    for row in rows:
+        done, own = report.ran(records, row.method), row.method not in LOOKS
+        look = ("#D55E00" if own else LOOKS[row.method][0], row.name, 2.2 if own else 1.2)
+        line(axes[0], done, lambda entry: entry["classifier"]["accuracy"], *look)
+        line(axes[1], done, lambda entry: entry.get("kept"), *look)
+    axes[0].set(xlabel="step", ylabel="test accuracy (%)")
+    axes[1].set(xlabel="step", ylabel="in the loss (%)", ylim=(0, None))
+    if axes[0].lines:
+        axes[0].legend(loc="lower right")
+    return figure
 
 
 def slopes(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> Figure:

@@ -131,18 +131,18 @@ def curves(records: Sequence[Mapping], labels: int | None = None) -> Figure:
     rows = [(row, report.ran(records, row.method, budget)) for row in report.ROWS]
     for row, done in rows:
         pick = COLOURS[row.method], _name(row)
-        _line(
+        line(
             axes["accuracy"],
             done,
             lambda h: h["classifier"]["accuracy"],
             *pick,
             width=2.0 if row.method == "sitfer" else 1.3,
         )
-        _line(axes["kept"], done, lambda h: h.get("kept"), *pick, width=1.6 if row.method == "sitfer" else 1.0)
+        line(axes["kept"], done, lambda h: h.get("kept"), *pick, width=1.6 if row.method == "sitfer" else 1.0)
     sitfer = report.ran(records, "sitfer", budget)
     for level in report.LEVELS:
         right = functools.partial(_level, level)
-        _line(axes["levels"], sitfer, right, COLOURS[level], level)
+        line(axes["levels"], sitfer, right, COLOURS[level], level)
     axes["accuracy"].set(xlabel="step", ylabel=f"test accuracy (%), {budget:,} labels")
     axes["kept"].set(ylabel="kept (%)")
     axes["kept"].set_ylim(bottom=0)
@@ -268,7 +268,7 @@ def _level(level: str, entry: Mapping) -> float | None:
     return entry.get("level_accuracy", {}).get(level)
 
 
-def _line(ax: Axes, done: Sequence[Mapping], value, colour: str, label: str, width: float = 1.3) -> None:
+def line(ax: Axes, done: Sequence[Mapping], value, colour: str, label: str, width: float = 1.3) -> None:
     """Mean over seeds of a number of the history, in percent, with the range of the seeds."""
     curves = [{h["step"]: 100 * value(h) for h in r["history"] if value(h) is not None} for r in done]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []

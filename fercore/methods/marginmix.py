@@ -33,7 +33,7 @@ class Config:
 
     temperature: float = 0.5  # MixMatch: T
     alpha: float = 0.75  # MixMatch
-    lambda_u: float = 75.0  # MixMatch
+    lambda_u: float = 10.0  # as in our MixMatch row
     ramp: float = 1.0  # as in our MixMatch row
     scale: float = 0.1  # chosen: t; for unit vectors a cosine temperature of 0.05, SIT-FER's T'
     rho: float = 0.9  # chosen
