@@ -29,7 +29,7 @@ VIEWS = {"weak": 2, "strong": 0}
 
 @dataclass(frozen=True)
 class Config:
-    """The authors' constants, but for the weight and its ramp: theirs make every guess one class in a short training."""
+    """The authors' constants but for weight and ramp: theirs turn every guess into one class in a short training."""
 
     temperature: float = 0.5  # MixMatch: T
     alpha: float = 0.75  # MixMatch
