@@ -52,11 +52,13 @@ def reproduce(
     notebook: Annotated[Optional[str], typer.Option(help="Only this notebook.")] = None,  # noqa: UP045
     data_root: Root = None,
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
     from fercore import reproduce as door
 
-    for line in door.reproduce(params, notebook, data_root=absolute(data_root), results=absolute(results)):
+    act = door.price if dry_run else door.reproduce
+    for line in act(params, notebook, data_root=absolute(data_root), results=absolute(results)):
         typer.echo(line)
 
 

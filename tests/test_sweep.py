@@ -1,13 +1,21 @@
 """Profiles and their grid: what a YAML may say, the order of the runs, and making what is missing."""
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+import torchvision
 import toy
 import yaml
+from PIL import Image
 
-from fercore import pretrain, records, sweep, train
+from fercore import pretrain, records, splits, sweep, text, train
+from fercore.datasets.check import OFFICIAL
 from fercore.errors import UserError
+from fercore.expressions import EXPRESSIONS
+from fercore.methods import METHODS
 from fercore.pretrain import Pretrain
 
 GIVEN = {
@@ -130,6 +138,91 @@ def test_every_committed_profile_can_be_read(path):
         return
     study = sweep.load_profile(path.stem)
     assert study.name == path.stem and study.runs()
+
+
+# The paper's profiles
+
+PAPER = {"rafdb": [100, 400, 2000, 4000], "sfew": [100, 400], "affectnet": [2000, 10000]}
+TABLE1 = [name for name in METHODS if name not in ("fullysupervised", "flexmatch", "simmatch", "freematch")]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_profiles_of_the_paper_are_its_protocol(name):
+    study = sweep.load_profile(name)
+    assert (study.dataset, study.labels, study.seeds) == (name, PAPER[name], [0, 1, 2, 3, 4])
+    assert set(METHODS) | {"sitfer/semantic", "sitfer/text", "sitfer/instance"} == set(study.methods)
+    assert [row for row in study.methods if row in TABLE1] == TABLE1  # in its order
+    for config in study.runs():
+        assert (config.image_size, config.encoder, config.batch, config.lr) == (224, "resnet18", 16, 1e-4)
+        assert (config.steps, config.evaluations) == (60 * 800, 60)
+        assert (config.text, config.prompt) == ("clip:ViT-B-32/openai", "a face image of {}")
+        assert config.start == "file:weights/resnet18_msceleb.pth" and config.dataset_options == config.options == {}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_published_faces_suffice_for_the_budgets(name):
+    pool = np.array(OFFICIAL[name]["train"][0][1])
+    order = FOLDERS if name == "sfew" else EXPRESSIONS  # classes in the order of the published counts
+    for budget in PAPER[name]:
+        wanted = splits.allotment(pool, budget, name, order)
+        assert sum(wanted) == budget and (np.array(wanted) <= pool).all()
+
+
+FOLDERS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+SFEW = ("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
+
+
+def miniature(name, root):
+    """The official layout with three training faces and a test face of each class."""
+    rng = np.random.default_rng(0)
+
+    def save(file, height=100, width=100):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file)
+
+    faces = [("train", i, i % 7) for i in range(21)] + [("test", i, i) for i in range(7)]
+    if name == "rafdb":
+        lines = [f"{part}_{i:05}.jpg {label + 1}" for part, i, label in faces]
+        for part, i, _ in faces:
+            save(root / f"basic/Image/aligned/{part}_{i:05}_aligned.jpg")
+        (root / "basic/EmoLabel").mkdir()
+        (root / "basic/EmoLabel/list_patition_label.txt").write_text("\n".join(lines))
+    if name == "sfew":
+        place = {"train": "Train/Train_Aligned_Faces", "test": "Val/Val_Aligned_Faces_new"}
+        for part, i, label in faces:
+            save(root / place[part] / SFEW[label] / f"{i}.png", 181, 143)
+    if name == "affectnet":
+        for part, i, label in faces:
+            folder = root / {"train": "train_set", "test": "val_set"}[part]
+            save(folder / f"images/{i}.jpg", 224, 224)
+            (folder / "annotations").mkdir(exist_ok=True)
+            np.save(folder / f"annotations/{i}_exp.npy", np.array(str(label)))
+    return root
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_profiles_of_the_paper_run_as_they_stand(name, tmp_path, monkeypatch):
+    """Layout, start, prompts, methods and notebooks as given; only sizes and counts are smaller."""
+    values = yaml.safe_load((sweep.paths.PARAMS / f"{name}.yaml").read_text())
+    smaller = {"labels": [14], "seeds": [0], "steps": 2, "evaluations": 1, "image_size": 32, "batch": 4}
+    smaller["methods"] = values["methods"][list(PAPER).index(name) :: 3]  # every method once, on one of the three
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values | smaller))
+    network = torchvision.models.resnet18(num_classes=5)  # in the wrapping of published face networks
+    weights = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
+    (tmp_path / "weights").mkdir()
+    torch.save({"state_dict": weights}, tmp_path / "weights" / "resnet18_msceleb.pth")
+    monkeypatch.setattr(train.paths, "ROOT", tmp_path)
+    seen = []
+    monkeypatch.setitem(text.ENCODERS, "clip", lambda name, lines: seen.append((name, lines)) or torch.eye(7, 512))
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    study = sweep.load_profile(tmp_path / f"{name}.yaml", data_root=miniature(name, tmp_path / "data"))
+    study = replace(study, results=tmp_path / "results")
+    made = sweep.complete(study, device="cpu", progress=False)
+    assert [r["status"] for r in made] == ["finished"] * len(study.methods), [r.get("error") for r in made]
+    for record in made:
+        assert record["start"]["kind"] == "file" and record["start"]["matched"] == 1.0
+        assert record["data"]["classes"] == list(EXPRESSIONS) and record["data"]["test"] == 7
+    assert {(name, lines[0]) for name, lines in seen} == {("ViT-B-32/openai", "a face image of surprise")}
 
 
 # Making
