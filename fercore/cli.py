@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from fercore import paths, pretrain, records, setting, sweep, train
+from fercore import paths, pretrain, records, setting, sweep, train, transfer
 from fercore.config import Run
 from fercore.errors import UserError
 from fercore.methods import METHODS
@@ -212,6 +212,26 @@ def text_(
     typer.echo(f"{text}, {prompt!r}: {rows.shape[0]} classes x {rows.shape[1]}")
     for name, row in zip(names, (rows @ rows.T).tolist()):
         typer.echo(f"{name:>12}  " + "  ".join(f"{value:5.2f}" for value in row))
+
+
+@app.command("transfer")
+def transfer_(
+    params: Annotated[str, typer.Argument(help="A YAML of params/, or its name.")],
+    to: Annotated[str, typer.Option(help="Data set to test on.")],
+    data_root: Root = None,
+    data_options: DataSets = [],  # noqa: B006
+    results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    device: Device = "auto",
+):
+    """Evaluate a profile's kept weights on the test faces of another data set: shared classes, each run once."""
+    study = sweep.load_profile(params, results=absolute(results))
+    target = transfer.Target(to, pairs(data_options, "--data-option"))
+    made, absent = transfer.run(
+        target, results=study.results, runs=study.runs(), data_root=data_root, device=device
+    )
+    if absent:
+        typer.echo(transfer.remedy(params, absent, study.results), err=True)
+    typer.echo(f"{study.records}: {made} new records of runs on {to}")
 
 
 @app.command("merge")
