@@ -71,10 +71,11 @@ def sweep_(
     seeds: Annotated[Optional[list[int]], typer.Option(help="Only these seeds; repeatable.")] = None,  # noqa: UP045
     methods: Annotated[Optional[list[str]], typer.Option(help="Only these methods; repeatable.")] = None,  # noqa: UP045
     part: Annotated[str, typer.Option(help="I/N: only every N-th run, counted from I = 0.")] = "0/1",
+    processes: Annotated[int, typer.Option(min=1, help="So many runs at a time, on one device.")] = 1,
     device: Device = "auto",
     keep_weights: Annotated[bool, typer.Option(help="Leave each averaged model in RESULTS/weights.")] = False,
 ):
-    """Make a profile's missing runs, without notebooks. Several processes may share one results folder."""
+    """Make a profile's missing runs, without notebooks, cheap ones first. --part shares them out over machines."""
     study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
     if not sweep.ready(study):
         raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
@@ -82,7 +83,8 @@ def sweep_(
     if not (found and first.isdigit() and every.isdigit() and int(first) < int(every)):
         raise UserError(f"--part: {part!r} should read I/N with I < N")
     chosen = [run for run in study.runs(methods=methods, labels=labels) if not seeds or run.seed in seeds]
-    sweep.complete(study, chosen[int(first) :: int(every)], device=device, keep_weights=keep_weights)
+    mine = sweep.ordered(chosen)[int(first) :: int(every)]
+    sweep.complete(study, mine, device=device, keep_weights=keep_weights, processes=processes)
     typer.echo(f"{study.records}: {len(sweep.missing(study))} runs of {len(study.runs())} are missing")
 
 

@@ -1,17 +1,20 @@
 """Profiles and their grid: what a YAML may say, the order of the runs, and making what is missing."""
 
 import itertools
+import multiprocessing
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import synthetic
 import torch
 import torchvision
 import toy
 import yaml
 from PIL import Image
 
-from fercore import pretrain, records, splits, sweep, text, train
+from fercore import checkpoint, cost, pretrain, records, splits, sweep, text, train, workers
 from fercore.datasets.check import OFFICIAL
 from fercore.errors import UserError
 from fercore.expressions import EXPRESSIONS
@@ -205,7 +208,8 @@ def test_profiles_of_the_paper_run_as_they_stand(name, tmp_path, monkeypatch):
     """Layout, start, prompts, methods and notebooks as given; only sizes and counts are smaller."""
     values = yaml.safe_load((sweep.paths.PARAMS / f"{name}.yaml").read_text())
     smaller = {"labels": [14], "seeds": [0], "steps": 2, "evaluations": 1, "image_size": 32, "batch": 4}
-    smaller["methods"] = values["methods"][list(PAPER).index(name) :: 3]  # every method once, on one of the three
+    third = values["methods"][list(PAPER).index(name) :: 3]  # every method on one of the three, SIT-FER on all
+    smaller["methods"] = list(dict.fromkeys([*third, "sitfer"]))
     (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values | smaller))
     network = torchvision.models.resnet18(num_classes=5)  # in the wrapping of published face networks
     weights = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
@@ -237,10 +241,144 @@ def test_complete_trains_what_is_missing_and_only_that(profile, toy_root, monkey
     plain = train.run
     monkeypatch.setattr(train, "run", lambda config, **place: made.append(config.key) or plain(config, **place))
     out = sweep.complete(study, device="cpu", progress=False)
-    assert made == [c.key for c in study.runs()[3:]]
-    assert [r["key"] for r in out] == [c.key for c in study.runs()]
+    assert made == [c.key for c in sweep.ordered(study.runs()[3:])]
+    assert {r["key"] for r in out} == {c.key for c in study.runs()}
     assert sweep.missing(study) == []
     assert sweep.complete(study, device="cpu", progress=False) == out and len(made) == 5
+
+
+def test_cheap_runs_first_within_a_seed(profile):
+    methods = ["remixmatch", "fixmatch", "mixmatch", "supervised", "fullysupervised"]
+    study = load(profile(methods=methods, labels=[9], seeds=[1, 0]))
+    rows = [(config.seed, config.method) for config in sweep.ordered(study.runs())]
+    cheap = ["supervised", "fullysupervised", "fixmatch", "mixmatch", "remixmatch"]
+    assert rows == [(seed, method) for seed in (1, 0) for method in cheap]
+
+
+def test_what_cannot_be_counted_comes_last(profile, monkeypatch):
+    study = load(profile(labels=[9], seeds=[0]))
+    monkeypatch.setattr(cost, "images", lambda config: 1 / 0 if config.method == "supervised" else cost.Images(4, 4))
+    assert [config.method for config in sweep.ordered(study.runs())] == ["sitfer/semantic", "supervised"]
+
+
+def test_the_line_of_progress(profile):
+    runs = load(profile(labels=[9], seeds=[0], methods=["supervised", "sitfer/semantic"])).runs()
+    a, b = runs
+    finished = {"status": "finished", "metrics": {"classifier": {"last": {"accuracy": 0.5125}}}}
+    with workers.Progress("toy", runs, show=True) as line:
+        prices = [cost.work(config) for config in runs]
+        assert line.bar.total == pytest.approx(sum(prices)) and line.bar.desc == "toy: 0 of 2 runs"
+        line.step(a, 1)
+        line.step(a, 2)
+        assert line.bar.n == pytest.approx(2 / 3 * prices[0])
+        line.finish(a, finished)
+        assert line.bar.n == pytest.approx(prices[0]) and line.bar.desc == "toy: 1 of 2 runs"
+        assert line.bar.postfix == "last=0.512"
+        line.step(b, 3)  # two of its three steps came from a checkpoint: they take no time now
+        assert line.bar.total == pytest.approx(prices[0] + prices[1] / 3)
+        line.finish(b, {"status": "failed"})
+        assert line.bar.n == pytest.approx(line.bar.total) and line.bar.desc == "toy: 2 of 2 runs"
+
+
+# Several processes. A spawned process knows the registered encoders and methods only.
+
+REAL = {
+    "dataset": "facs", "dataset_options": {"n": 28, "test": 14}, "labels": [7], "encoder": "wrn28_2",
+    "image_size": 16, "steps": 4,
+}  # fmt: skip
+
+
+def test_two_processes_make_what_one_makes(profile, tmp_path):
+    study = load(profile(**REAL, methods=["supervised", "fixmatch", "sitfer/semantic"], seeds=[0]))
+    alone = replace(study, results=tmp_path / "alone")
+    together = sweep.complete(study, device="cpu", processes=2, progress=False)
+    one_by_one = sweep.complete(alone, device="cpu", progress=False)
+    assert len(together) == 3 and sweep.missing(study) == []
+    by_key = records.finished(one_by_one)
+    if torch.get_num_threads() == 1:  # sums in one order
+        assert all(toy.content(record) == toy.content(by_key[record["key"]]) for record in together)
+    assert not list((study.results / "checkpoints").iterdir())
+    assert sweep.complete(study, processes=2, progress=False) == together
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes that start at once, where the system can fork; how they are spawned is tested above."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork")
+    monkeypatch.setattr(workers, "SPAWN", multiprocessing.get_context("fork"))
+
+
+def test_processes_stop_for_what_the_user_must_mend(profile, forked):
+    study = load(profile(**REAL, start={"file": "absent.pth"}, seeds=[0]))
+    with pytest.raises(UserError, match=r"absent\.pth: no such weights file"):
+        sweep.complete(study, device="cpu", processes=2, progress=False)
+    assert records.read(study.records) == [] and not multiprocessing.active_children()
+
+
+def test_ctrl_c_stops_all_processes_and_leaves_their_checkpoints(profile, forked):
+    long = REAL | {"steps": 100_000, "methods": ["supervised", "fixmatch"], "seeds": [0]}
+    study = load(profile(**long))
+    seen = []
+
+    class Stop(workers.Progress):
+        def step(self, config, step):
+            seen.append(config.key)
+            if len(set(seen)) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), Stop("toy", study.runs(), show=False) as line:
+        place = {"data_root": None, "results": study.results, "device": "cpu", "progress": False}
+        workers.share(study.runs(), 2, place | {"checkpoint_every": 1}, line)
+    assert not multiprocessing.active_children()
+    kept = sorted(file.name for file in (study.results / "checkpoints").iterdir())
+    assert kept == sorted(f"{config.key}.pt" for config in study.runs())  # whole ones: no temporary file is left
+    assert all(checkpoint.load(study.results / "checkpoints" / name, torch.device("cpu"))["step"] for name in kept)
+    assert records.read(study.records) == []
+
+
+def test_a_process_that_dies_leaves_a_failed_record_and_is_replaced(profile, forked, monkeypatch):
+    study = load(profile(**REAL, methods=["supervised", "fixmatch"], seeds=[0, 1]))
+    plain, killed = workers.start, []
+
+    def start(*arguments):
+        line, process = plain(*arguments)
+        if not killed:
+            killed.append(process.kill())
+        return line, process
+
+    monkeypatch.setattr(workers, "start", start)
+    made = sweep.complete(study, device="cpu", processes=2, progress=False)
+    assert [r["status"] for r in made].count("failed") == 1 and len(made) == 4
+    assert next(r["error"] for r in made if r["status"] == "failed") == "its process ended with exit code -9"
+
+
+# Merging
+
+
+def test_records_of_one_file_that_disagree(tmp_path):
+    one = synthetic.run("supervised", 0)
+    for record in (synthetic.run("supervised", 1), one, one | {"provenance": {}}, one | {"metrics": {}, "split": 1}):
+        records.append(tmp_path / "b.jsonl", record)
+    with pytest.raises(UserError) as error:
+        sweep.merge(tmp_path / "a.jsonl", [tmp_path / "b.jsonl"])
+    b = tmp_path / "b.jsonl"
+    assert str(error.value) == (
+        f"{b}, record 2 and {b}, record 4: {one['key']} differs in metrics, split; keep one of them"
+    )
+    assert not (tmp_path / "a.jsonl").exists()  # nothing is added beside a conflict
+    with pytest.raises(UserError, match=r"b\.jsonl, record 2 and .*b\.jsonl, record 4"):
+        sweep.merge(b, [])
+
+
+def test_identical_duplicates_collapse(tmp_path):
+    one = synthetic.run("supervised", 0)
+    for name in "bc":
+        records.append(tmp_path / f"{name}.jsonl", one)
+        records.append(tmp_path / f"{name}.jsonl", one | {"provenance": {"device": name}})
+        records.append(tmp_path / f"{name}.jsonl", synthetic.run("supervised", 1, status="failed"))
+    assert sweep.merge(tmp_path / "a.jsonl", [tmp_path / "b.jsonl", tmp_path / "c.jsonl"]) == 1
+    assert records.read(tmp_path / "a.jsonl") == [one]
 
 
 def test_a_failed_run_leaves_its_error_and_does_not_stop_the_others(profile, toy_root, monkeypatch):
