@@ -247,16 +247,20 @@ def merge_(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="step")],
+    what: Annotated[str, typer.Argument(help="step, methods")],
     repeats: Annotated[int, typer.Option(help="Rounds; each measures every case once.")] = 7,
+    image_size: Annotated[Optional[int], typer.Option(help="Side in pixels; default 224.")] = None,  # noqa: UP045
     device: Device = "auto",
 ):
     """Measure speed: medians and ratios, all cases interleaved in one process."""
     from fercore import bench as measure
+    from fercore import bench_methods
 
-    if what != "step":
-        raise UserError(f"bench: {what!r} is unknown; there is: step")
-    for line in measure.step(repeats=repeats, device=setting.device(device)):
+    measures = {"step": measure.step, "methods": bench_methods.methods}
+    if what not in measures:
+        raise UserError(f"bench: {what!r} is unknown; there are: {', '.join(measures)}")
+    sized = {} if image_size is None else {"size": image_size}
+    for line in measures[what](repeats=repeats, device=setting.device(device), **sized):
         typer.echo(line)
 
 

@@ -294,7 +294,7 @@ def test_damaged_records_line(refused, toy_root, tmp_path):
         (["data", "celeba", "."], r"unknown data set 'celeba'; known: facs"),
         (["text", "--text", "bert"], r"text: 'bert' is unknown"),
         (["text", "--text", "onehot", "--prompt", "a face", "--classes", "a"], None),
-        (["bench", "train"], r"bench: 'train' is unknown; there is: step"),
+        (["bench", "train"], r"bench: 'train' is unknown; there are: step, methods"),
         (["sweep", "nothing"], r"nothing\.yaml: no such profile"),
         (["reproduce", "nothing"], r"nothing\.yaml: no such profile"),
         (["reproduce", "nothing", "--dry-run"], r"nothing\.yaml: no such profile"),
