@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from fercore import paths, pretrain, records, setting, sweep, train
+from fercore import paths, pretrain, records, setting, sweep, train, transfer
 from fercore.config import Run
 from fercore.errors import UserError
 from fercore.methods import METHODS
@@ -52,11 +52,13 @@ def reproduce(
     notebook: Annotated[Optional[str], typer.Option(help="Only this notebook.")] = None,  # noqa: UP045
     data_root: Root = None,
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
     from fercore import reproduce as door
 
-    for line in door.reproduce(params, notebook, data_root=absolute(data_root), results=absolute(results)):
+    act = door.price if dry_run else door.reproduce
+    for line in act(params, notebook, data_root=absolute(data_root), results=absolute(results)):
         typer.echo(line)
 
 
@@ -69,10 +71,11 @@ def sweep_(
     seeds: Annotated[Optional[list[int]], typer.Option(help="Only these seeds; repeatable.")] = None,  # noqa: UP045
     methods: Annotated[Optional[list[str]], typer.Option(help="Only these methods; repeatable.")] = None,  # noqa: UP045
     part: Annotated[str, typer.Option(help="I/N: only every N-th run, counted from I = 0.")] = "0/1",
+    processes: Annotated[int, typer.Option(min=1, help="So many runs at a time, on one device.")] = 1,
     device: Device = "auto",
     keep_weights: Annotated[bool, typer.Option(help="Leave each averaged model in RESULTS/weights.")] = False,
 ):
-    """Make a profile's missing runs, without notebooks. Several processes may share one results folder."""
+    """Make a profile's missing runs, without notebooks, cheap ones first. --part shares them out over machines."""
     study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
     if not sweep.ready(study):
         raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
@@ -80,7 +83,8 @@ def sweep_(
     if not (found and first.isdigit() and every.isdigit() and int(first) < int(every)):
         raise UserError(f"--part: {part!r} should read I/N with I < N")
     chosen = [run for run in study.runs(methods=methods, labels=labels) if not seeds or run.seed in seeds]
-    sweep.complete(study, chosen[int(first) :: int(every)], device=device, keep_weights=keep_weights)
+    mine = sweep.ordered(chosen)[int(first) :: int(every)]
+    sweep.complete(study, mine, device=device, keep_weights=keep_weights, processes=processes)
     typer.echo(f"{study.records}: {len(sweep.missing(study))} runs of {len(study.runs())} are missing")
 
 
@@ -212,6 +216,26 @@ def text_(
         typer.echo(f"{name:>12}  " + "  ".join(f"{value:5.2f}" for value in row))
 
 
+@app.command("transfer")
+def transfer_(
+    params: Annotated[str, typer.Argument(help="A YAML of params/, or its name.")],
+    to: Annotated[str, typer.Option(help="Data set to test on.")],
+    data_root: Root = None,
+    data_options: DataSets = [],  # noqa: B006
+    results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    device: Device = "auto",
+):
+    """Evaluate a profile's kept weights on the test faces of another data set: shared classes, each run once."""
+    study = sweep.load_profile(params, results=absolute(results))
+    target = transfer.Target(to, pairs(data_options, "--data-option"))
+    made, absent = transfer.run(
+        target, results=study.results, runs=study.runs(), data_root=data_root, device=device
+    )
+    if absent:
+        typer.echo(transfer.remedy(params, absent, study.results), err=True)
+    typer.echo(f"{study.records}: {made} new records of runs on {to}")
+
+
 @app.command("merge")
 def merge_(
     target: Annotated[Path, typer.Argument(help="records.jsonl that grows.")],
@@ -223,16 +247,20 @@ def merge_(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="step")],
+    what: Annotated[str, typer.Argument(help="step, methods")],
     repeats: Annotated[int, typer.Option(help="Rounds; each measures every case once.")] = 7,
+    image_size: Annotated[Optional[int], typer.Option(help="Side in pixels; default 224.")] = None,  # noqa: UP045
     device: Device = "auto",
 ):
     """Measure speed: medians and ratios, all cases interleaved in one process."""
     from fercore import bench as measure
+    from fercore import bench_methods
 
-    if what != "step":
-        raise UserError(f"bench: {what!r} is unknown; there is: step")
-    for line in measure.step(repeats=repeats, device=setting.device(device)):
+    measures = {"step": measure.step, "methods": bench_methods.methods}
+    if what not in measures:
+        raise UserError(f"bench: {what!r} is unknown; there are: {', '.join(measures)}")
+    sized = {} if image_size is None else {"size": image_size}
+    for line in measures[what](repeats=repeats, device=setting.device(device), **sized):
         typer.echo(line)
 
 

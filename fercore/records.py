@@ -107,20 +107,24 @@ def provenance(device: torch.device, precision: str, seconds: float, steps: int)
     """Where a record comes from: commit, dirty flag, source hash, versions, device, seconds."""
     # Results are not code: a sweep that appends records does not make its own later runs dirty.
     status = _git("status", "--porcelain", "--", "fercore", "params", "pyproject.toml")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     versions = {p: importlib.metadata.version(p) for p in ("torch", "torchvision", "numpy")}
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
         "source": source_hash(),
         "versions": {"python": platform.python_version(), **versions},
-        "device": f"{device.type}: {name}",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "seconds": round(seconds, 1),
         "seconds_per_step": round(seconds / max(steps, 1), 4),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Kind and name of a device, as a record carries it."""
+    return f"{device.type}: {torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()}"
 
 
 def _processor() -> str:

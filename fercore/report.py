@@ -402,7 +402,7 @@ def untested(records: Sequence[Mapping], table: str = "sit-fer/II", rows: Sequen
 
 def provenance(records: Sequence[Mapping]) -> str:
     """Where the records come from: code, versions, devices, hours, dates. Identical for identical records."""
-    made = [r for r in records if r["status"] == "finished"]
+    made = [r for r in records if r["status"] == "finished" and r["kind"] in ("run", "pretrain")]
     if not made:
         return "no records"
     kinds = Counter(r["kind"] for r in made)

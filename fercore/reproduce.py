@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fercore import paths, sweep
+from fercore import paths, setting, sweep
+from fercore import price as price_
 from fercore.errors import UserError
 
 
@@ -21,13 +22,7 @@ def reproduce(
     study = sweep.load_profile(params, data_root=data_root, results=results)
     if data_root and not sweep.ready(study):
         raise UserError(f"--data-root: {study.data_root} does not exist")
-    names = [notebook] if notebook else list(study.notebooks)
-    if not names:
-        raise UserError(f"{params}: notebooks: names none")
-    for name in names:
-        if not (paths.NOTEBOOKS / f"{name}.ipynb").is_file():
-            known = ", ".join(sorted(p.stem for p in paths.NOTEBOOKS.glob("*.ipynb")))
-            raise UserError(f"{params}: no notebook {name!r}; there are {known}")
+    names = chosen(study, notebook, params)
     # The notebooks run in their own folder: what they are given is absolute.
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
@@ -49,6 +44,26 @@ def reproduce(
             reason = f"{error.ename}: {error.evalue}"
             raise UserError(f"{name}: cell {error.exec_count} failed with {reason}; see {study.results}") from None
     yield from summary(study, names)
+
+
+def chosen(study: sweep.Profile, notebook: str | None, params: str) -> list[str]:
+    """This notebook, or those of the profile. Raises UserError for one that is not there."""
+    names = [notebook] if notebook else list(study.notebooks)
+    if not names:
+        raise UserError(f"{params}: notebooks: names none")
+    for name in names:
+        if not (paths.NOTEBOOKS / f"{name}.ipynb").is_file():
+            known = ", ".join(sorted(p.stem for p in paths.NOTEBOOKS.glob("*.ipynb")))
+            raise UserError(f"{params}: no notebook {name!r}; there are {known}")
+    return names
+
+
+def price(
+    params: str, notebook: str | None = None, *, data_root: str | Path = "", results: str | Path = ""
+) -> Iterator[str]:
+    """Lines that say what `reproduce` would cost; needs no data, no weights and no papermill, and trains nothing."""
+    study = sweep.load_profile(params, data_root=data_root, results=results)
+    return price_.report(study, chosen(study, notebook, params), setting.device())
 
 
 def summary(study: sweep.Profile, names: list[str]) -> Iterator[str]:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from tqdm.auto import tqdm
 
 from fercore import methods as methods_
-from fercore import paths, pretrain, records, train
+from fercore import paths, pretrain, records, train, workers
 from fercore.config import WORDS, Run, typed
 from fercore.datasets import NAMES
 from fercore.errors import UserError
@@ -174,53 +173,54 @@ def complete(
     *,
     device: str = "auto",
     keep_weights: bool = False,
+    processes: int = 1,
     progress: bool = True,
 ) -> list[dict]:
     """Make what is missing, the start first, and return all records of the profile.
+
+    Several processes share the device and take the runs one after another.
 
     Without the data nothing is trained: the committed records are returned, and a table shows the
     rest as "not run". A run that fails leaves a record with its error and does not stop the others;
     bad input (UserError) and Ctrl-C do. Both leave every finished run on disk.
     """
-    todo = missing(study, runs)
+    todo = ordered(missing(study, runs))
     for config in todo:
         train.resolve(config.method, config.options)  # a wrong name is said before hours of pre-training
     if not todo or not ready(study):
         return records.read(study.records)
-    place = {"data_root": study.data_root, "results": study.results, "device": device, "progress": progress}
+    place = {"data_root": study.data_root, "results": study.results, "device": device}
     if study.pretrain and not pretrain.file(study.results, study.pretrain.key).exists():
-        pretrain.run(study.pretrain, **place)
-    with tqdm(todo, desc=f"{study.name}: runs", disable=not progress) as bar:
-        for config in bar:
-            try:
-                record = train.run(config, keep_weights=keep_weights, **place)
-            except UserError:
-                raise
-            except Exception as error:  # a failed seed stays in the table
-                record = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:500]}
-                record |= {"key": config.key, "kind": "run", "config": config.to_dict()}
-                records.append(study.records, record)
-            else:
-                bar.set_postfix(last=f"{record['metrics']['classifier']['last']['accuracy']:.3f}")
+        pretrain.run(study.pretrain, **place, progress=progress)
+    workers.make(study.name, todo, place | {"keep_weights": keep_weights}, processes=processes, progress=progress)
     return records.read(study.records)
+
+
+def ordered(runs: Iterable[Run]) -> list[Run]:
+    """Seed by seed in the order given, and cheap first within a seed, by counted operations."""
+    runs = list(runs)
+    seeds = list(dict.fromkeys((config.seed, config.split_seed) for config in runs))
+    return sorted(runs, key=lambda config: (seeds.index((config.seed, config.split_seed)), workers.price(config)))
 
 
 def merge(target: Path, sources: Iterable[Path]) -> int:
     """Add to `target` the finished records of other machines, by key; return how many were new.
 
-    Raises UserError where two records of one key disagree in anything but their provenance.
+    Raises UserError, and adds nothing, where two records of one key disagree in anything but their provenance: of two
+    files, or of one.
     """
+    seen: dict[str, tuple[str, dict]] = {}
     have = records.finished(records.read(target))
-    new = 0
-    for source in sources:
-        for key, record in records.finished(records.read(source)).items():
-            if key not in have:
-                records.append(target, record)
-                have[key], new = record, new + 1
-            elif _content(record) != _content(have[key]):
-                raise UserError(f"{source}: its record of {key} differs from the one in {target}; keep one of them")
-    return new
-
-
-def _content(record: dict) -> str:
-    return records.canonical({k: v for k, v in record.items() if k != "provenance"})
+    for file in (target, *sources):
+        for number, record in enumerate(records.read(file), 1):
+            if record["status"] != "finished":
+                continue
+            here = f"{file}, record {number}"
+            there, first = seen.setdefault(record["key"], (here, record))
+            fields = sorted((first.keys() | record.keys()) - {"provenance"})
+            if differ := [name for name in fields if first.get(name) != record.get(name)]:
+                raise UserError(f"{there} and {here}: {record['key']} differs in {', '.join(differ)}; keep one of them")
+    new = [record for key, (_, record) in seen.items() if key not in have]
+    for record in new:
+        records.append(target, record)
+    return len(new)

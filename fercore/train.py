@@ -7,6 +7,7 @@ sampler position but the step: a run killed anywhere and started again gives the
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -374,10 +375,12 @@ def run(
     checkpoint_every: int = 200,
     keep_weights: bool = False,
     progress: bool = True,
+    watch: Callable[[int], None] | None = None,
 ) -> dict:
     """Train, and return the record; it is appended to `results`/records.jsonl when the run is finished.
 
-    With `keep_weights` the averaged model and the method's state stay in `results`/weights/KEY.pt.
+    With `keep_weights` the averaged model and the method's state stay in `results`/weights/KEY.pt. `watch` is told how
+    many steps are done, after each.
 
     A run whose key is already there is not trained again. An interrupted one goes on from its last
     checkpoint and ends in the same record (provenance apart). Raises UserError for bad input.
@@ -408,6 +411,8 @@ def run(
             if training.step % checkpoint_every == 0 or training.step == config.steps:
                 training.seconds = before + time.perf_counter() - started
                 checkpoint.save(saved, training.state_dict())
+            if watch:
+                watch(training.step)
     record = {
         "key": config.key,
         "kind": "run",

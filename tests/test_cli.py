@@ -128,6 +128,26 @@ def test_sweep_and_its_parts(call, toy_root, tmp_path):
     assert code == 0 and out[-1].endswith("0 runs of 2 are missing")
 
 
+def test_dry_run_needs_no_data_and_trains_nothing(call, tmp_path, monkeypatch):
+    profile = tmp_path / "mini.yaml"
+    values = {
+        "dataset": "rafdb", "data_root": "absent", "labels": [100], "seeds": [0, 1], "methods": ["supervised"],
+        "steps": 2, "evaluations": 1, "image_size": toy.SIZE, "encoder": "toy", "start": {"file": "absent.pth"},
+        "notebooks": {"01_one_step": {}, "10_table2_components": {}},
+    }  # fmt: skip
+    profile.write_text(yaml.safe_dump(values))
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    code, out, _ = call("reproduce", profile, "--results", tmp_path / "results", "--dry-run")
+    assert code == 0 and "2 of 2 runs are missing" in out[0]
+    assert any(re.match(r"supervised +100 +2 ", line) for line in out)
+    assert any(re.match(r" +10_table2_components +2 runs", line) for line in out)
+    code, only, _ = call(
+        "reproduce", profile, "--results", tmp_path / "results", "--dry-run", "--notebook", "01_one_step"
+    )
+    assert code == 0 and not any("10_table2_components" in line for line in only)
+    assert not (tmp_path / "results").exists()
+
+
 def test_merge(call, tmp_path):
     for name, seeds in (("a", (0, 1)), ("b", (1, 2))):
         for seed in seeds:
@@ -269,14 +289,16 @@ def test_damaged_records_line(refused, toy_root, tmp_path):
         (["train", "--dataset", "own", "--method", "sitfer"], r"--labels"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "many"], r"--labels.*integer"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "9", "--set", "tau"], r"--set: 'tau'"),
-        (["train", "--dataset", "own", "--method", "sitfer", "--labels", "0"], r"labels, .* at least 1"),
+        (["train", "--dataset", "own", "--method", "sitfer", "--labels", "-1"], r"labels: -1; expected a budget"),
         (["data"], r"(?i)name"),
         (["data", "celeba", "."], r"unknown data set 'celeba'; known: facs"),
         (["text", "--text", "bert"], r"text: 'bert' is unknown"),
         (["text", "--text", "onehot", "--prompt", "a face", "--classes", "a"], None),
-        (["bench", "train"], r"bench: 'train' is unknown; there is: step"),
+        (["bench", "train"], r"bench: 'train' is unknown; there are: step, methods"),
         (["sweep", "nothing"], r"nothing\.yaml: no such profile"),
         (["reproduce", "nothing"], r"nothing\.yaml: no such profile"),
+        (["reproduce", "nothing", "--dry-run"], r"nothing\.yaml: no such profile"),
+        (["reproduce", "rafdb", "--dry-run", "--notebook", "99"], r"rafdb: no notebook '99'; there are 00_claims"),
     ],
 )
 def test_bad_arguments(refused, call, arguments, message):

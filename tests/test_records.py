@@ -151,7 +151,7 @@ def test_merge_names_both_sides_of_a_conflict(tmp_path):
     target = write(tmp_path / "a.jsonl", [one])
     source = write(tmp_path / "b.jsonl", [one | {"metrics": {"classifier": None}}])
     before = target.read_bytes()
-    with pytest.raises(UserError, match=rf"b\.jsonl: its record of {one['key']} differs from the one in .*a\.jsonl"):
+    with pytest.raises(UserError, match=rf"a\.jsonl, .* and .*b\.jsonl, .*{one['key']} differs in metrics"):
         sweep.merge(target, [source])
     assert target.read_bytes() == before
 

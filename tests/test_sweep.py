@@ -1,13 +1,24 @@
 """Profiles and their grid: what a YAML may say, the order of the runs, and making what is missing."""
 
 import itertools
+import multiprocessing
+import signal
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import synthetic
+import torch
+import torchvision
 import toy
 import yaml
+from PIL import Image
 
-from fercore import pretrain, records, sweep, train
+from fercore import checkpoint, cost, pretrain, records, splits, sweep, text, train, workers
+from fercore.datasets.check import OFFICIAL
 from fercore.errors import UserError
+from fercore.expressions import EXPRESSIONS
+from fercore.methods import METHODS
 from fercore.pretrain import Pretrain
 
 GIVEN = {
@@ -139,6 +150,92 @@ def test_every_committed_profile_can_be_read(path):
     assert study.name == path.stem and study.runs()
 
 
+# The paper's profiles
+
+PAPER = {"rafdb": [100, 400, 2000, 4000], "sfew": [100, 400], "affectnet": [2000, 10000]}
+TABLE1 = [name for name in METHODS if name not in ("fullysupervised", "flexmatch", "simmatch", "freematch")]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_profiles_of_the_paper_are_its_protocol(name):
+    study = sweep.load_profile(name)
+    assert (study.dataset, study.labels, study.seeds) == (name, PAPER[name], [0, 1, 2, 3, 4])
+    assert set(METHODS) | {"sitfer/semantic", "sitfer/text", "sitfer/instance"} == set(study.methods)
+    assert [row for row in study.methods if row in TABLE1] == TABLE1  # in its order
+    for config in study.runs():
+        assert (config.image_size, config.encoder, config.batch, config.lr) == (224, "resnet18", 16, 1e-4)
+        assert (config.steps, config.evaluations) == (60 * 800, 60)
+        assert (config.text, config.prompt) == ("clip:ViT-B-32/openai", "a face image of {}")
+        assert config.start == "file:weights/resnet18_msceleb.pth" and config.dataset_options == config.options == {}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_published_faces_suffice_for_the_budgets(name):
+    pool = np.array(OFFICIAL[name]["train"][0][1])
+    order = FOLDERS if name == "sfew" else EXPRESSIONS  # classes in the order of the published counts
+    for budget in PAPER[name]:
+        wanted = splits.allotment(pool, budget, name, order)
+        assert sum(wanted) == budget and (np.array(wanted) <= pool).all()
+
+
+FOLDERS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+SFEW = ("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
+
+
+def miniature(name, root):
+    """The official layout with three training faces and a test face of each class."""
+    rng = np.random.default_rng(0)
+
+    def save(file, height=100, width=100):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file)
+
+    faces = [("train", i, i % 7) for i in range(21)] + [("test", i, i) for i in range(7)]
+    if name == "rafdb":
+        lines = [f"{part}_{i:05}.jpg {label + 1}" for part, i, label in faces]
+        for part, i, _ in faces:
+            save(root / f"basic/Image/aligned/{part}_{i:05}_aligned.jpg")
+        (root / "basic/EmoLabel").mkdir()
+        (root / "basic/EmoLabel/list_patition_label.txt").write_text("\n".join(lines))
+    if name == "sfew":
+        place = {"train": "Train/Train_Aligned_Faces", "test": "Val/Val_Aligned_Faces_new"}
+        for part, i, label in faces:
+            save(root / place[part] / SFEW[label] / f"{i}.png", 181, 143)
+    if name == "affectnet":
+        for part, i, label in faces:
+            folder = root / {"train": "train_set", "test": "val_set"}[part]
+            save(folder / f"images/{i}.jpg", 224, 224)
+            (folder / "annotations").mkdir(exist_ok=True)
+            np.save(folder / f"annotations/{i}_exp.npy", np.array(str(label)))
+    return root
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_profiles_of_the_paper_run_as_they_stand(name, tmp_path, monkeypatch):
+    """Layout, start, prompts, methods and notebooks as given; only sizes and counts are smaller."""
+    values = yaml.safe_load((sweep.paths.PARAMS / f"{name}.yaml").read_text())
+    smaller = {"labels": [14], "seeds": [0], "steps": 2, "evaluations": 1, "image_size": 32, "batch": 4}
+    third = values["methods"][list(PAPER).index(name) :: 3]  # every method on one of the three, SIT-FER on all
+    smaller["methods"] = list(dict.fromkeys([*third, "sitfer"]))
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values | smaller))
+    network = torchvision.models.resnet18(num_classes=5)  # in the wrapping of published face networks
+    weights = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
+    (tmp_path / "weights").mkdir()
+    torch.save({"state_dict": weights}, tmp_path / "weights" / "resnet18_msceleb.pth")
+    monkeypatch.setattr(train.paths, "ROOT", tmp_path)
+    seen = []
+    monkeypatch.setitem(text.ENCODERS, "clip", lambda name, lines: seen.append((name, lines)) or torch.eye(7, 512))
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    study = sweep.load_profile(tmp_path / f"{name}.yaml", data_root=miniature(name, tmp_path / "data"))
+    study = replace(study, results=tmp_path / "results")
+    made = sweep.complete(study, device="cpu", progress=False)
+    assert [r["status"] for r in made] == ["finished"] * len(study.methods), [r.get("error") for r in made]
+    for record in made:
+        assert record["start"]["kind"] == "file" and record["start"]["matched"] == 1.0
+        assert record["data"]["classes"] == list(EXPRESSIONS) and record["data"]["test"] == 7
+    assert {(name, lines[0]) for name, lines in seen} == {("ViT-B-32/openai", "a face image of surprise")}
+
+
 # Making
 
 
@@ -151,10 +248,144 @@ def test_complete_trains_what_is_missing_and_only_that(profile, toy_root, monkey
     plain = train.run
     monkeypatch.setattr(train, "run", lambda config, **place: made.append(config.key) or plain(config, **place))
     out = sweep.complete(study, device="cpu", progress=False)
-    assert made == [c.key for c in study.runs()[3:]]
-    assert [r["key"] for r in out] == [c.key for c in study.runs()]
+    assert made == [c.key for c in sweep.ordered(study.runs()[3:])]
+    assert {r["key"] for r in out} == {c.key for c in study.runs()}
     assert sweep.missing(study) == []
     assert sweep.complete(study, device="cpu", progress=False) == out and len(made) == 5
+
+
+def test_cheap_runs_first_within_a_seed(profile):
+    methods = ["remixmatch", "fixmatch", "mixmatch", "supervised", "fullysupervised"]
+    study = load(profile(methods=methods, labels=[9], seeds=[1, 0]))
+    rows = [(config.seed, config.method) for config in sweep.ordered(study.runs())]
+    cheap = ["supervised", "fullysupervised", "fixmatch", "mixmatch", "remixmatch"]
+    assert rows == [(seed, method) for seed in (1, 0) for method in cheap]
+
+
+def test_what_cannot_be_counted_comes_last(profile, monkeypatch):
+    study = load(profile(labels=[9], seeds=[0]))
+    monkeypatch.setattr(cost, "images", lambda config: 1 / 0 if config.method == "supervised" else cost.Images(4, 4))
+    assert [config.method for config in sweep.ordered(study.runs())] == ["sitfer/semantic", "supervised"]
+
+
+def test_the_line_of_progress(profile):
+    runs = load(profile(labels=[9], seeds=[0], methods=["supervised", "sitfer/semantic"])).runs()
+    a, b = runs
+    finished = {"status": "finished", "metrics": {"classifier": {"last": {"accuracy": 0.5125}}}}
+    with workers.Progress("toy", runs, show=True) as line:
+        prices = [cost.work(config) for config in runs]
+        assert line.bar.total == pytest.approx(sum(prices)) and line.bar.desc == "toy: 0 of 2 runs"
+        line.step(a, 1)
+        line.step(a, 2)
+        assert line.bar.n == pytest.approx(2 / 3 * prices[0])
+        line.finish(a, finished)
+        assert line.bar.n == pytest.approx(prices[0]) and line.bar.desc == "toy: 1 of 2 runs"
+        assert line.bar.postfix == "last=0.512"
+        line.step(b, 3)  # two of its three steps came from a checkpoint: they take no time now
+        assert line.bar.total == pytest.approx(prices[0] + prices[1] / 3)
+        line.finish(b, {"status": "failed"})
+        assert line.bar.n == pytest.approx(line.bar.total) and line.bar.desc == "toy: 2 of 2 runs"
+
+
+# Several processes. A spawned process knows the registered encoders and methods only.
+
+REAL = {
+    "dataset": "facs", "dataset_options": {"n": 28, "test": 14}, "labels": [7], "encoder": "wrn28_2",
+    "image_size": 16, "steps": 4,
+}  # fmt: skip
+
+
+def test_two_processes_make_what_one_makes(profile, tmp_path):
+    study = load(profile(**REAL, methods=["supervised", "fixmatch", "sitfer/semantic"], seeds=[0]))
+    alone = replace(study, results=tmp_path / "alone")
+    together = sweep.complete(study, device="cpu", processes=2, progress=False)
+    one_by_one = sweep.complete(alone, device="cpu", progress=False)
+    assert len(together) == 3 and sweep.missing(study) == []
+    by_key = records.finished(one_by_one)
+    if torch.get_num_threads() == 1:  # sums in one order
+        assert all(toy.content(record) == toy.content(by_key[record["key"]]) for record in together)
+    assert not list((study.results / "checkpoints").iterdir())
+    assert sweep.complete(study, processes=2, progress=False) == together
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes that start at once, where the system can fork; how they are spawned is tested above."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork")
+    monkeypatch.setattr(workers, "SPAWN", multiprocessing.get_context("fork"))
+
+
+def test_processes_stop_for_what_the_user_must_mend(profile, forked):
+    study = load(profile(**REAL, start={"file": "absent.pth"}, seeds=[0]))
+    with pytest.raises(UserError, match=r"absent\.pth: no such weights file"):
+        sweep.complete(study, device="cpu", processes=2, progress=False)
+    assert records.read(study.records) == [] and not multiprocessing.active_children()
+
+
+def test_ctrl_c_stops_all_processes_and_leaves_their_checkpoints(profile, forked):
+    long = REAL | {"steps": 100_000, "methods": ["supervised", "fixmatch"], "seeds": [0]}
+    study = load(profile(**long))
+    seen = []
+
+    class Stop(workers.Progress):
+        def step(self, config, step):
+            seen.append(config.key)
+            if len(set(seen)) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), Stop("toy", study.runs(), show=False) as line:
+        place = {"data_root": None, "results": study.results, "device": "cpu", "progress": False}
+        workers.share(study.runs(), 2, place | {"checkpoint_every": 1}, line)
+    assert not multiprocessing.active_children()
+    kept = sorted(file.name for file in (study.results / "checkpoints").iterdir())
+    assert kept == sorted(f"{config.key}.pt" for config in study.runs())  # whole ones: no temporary file is left
+    assert all(checkpoint.load(study.results / "checkpoints" / name, torch.device("cpu"))["step"] for name in kept)
+    assert records.read(study.records) == []
+
+
+def test_a_process_that_dies_leaves_a_failed_record_and_is_replaced(profile, forked, monkeypatch):
+    study = load(profile(**REAL, methods=["supervised", "fixmatch"], seeds=[0, 1]))
+    plain, killed = workers.start, []
+
+    def start(*arguments):
+        line, process = plain(*arguments)
+        if not killed:
+            killed.append(process.kill())
+        return line, process
+
+    monkeypatch.setattr(workers, "start", start)
+    made = sweep.complete(study, device="cpu", processes=2, progress=False)
+    assert [r["status"] for r in made].count("failed") == 1 and len(made) == 4
+    assert next(r["error"] for r in made if r["status"] == "failed") == "its process ended with exit code -9"
+
+
+# Merging
+
+
+def test_records_of_one_file_that_disagree(tmp_path):
+    one = synthetic.run("supervised", 0)
+    for record in (synthetic.run("supervised", 1), one, one | {"provenance": {}}, one | {"metrics": {}, "split": 1}):
+        records.append(tmp_path / "b.jsonl", record)
+    with pytest.raises(UserError) as error:
+        sweep.merge(tmp_path / "a.jsonl", [tmp_path / "b.jsonl"])
+    b = tmp_path / "b.jsonl"
+    assert str(error.value) == (
+        f"{b}, record 2 and {b}, record 4: {one['key']} differs in metrics, split; keep one of them"
+    )
+    assert not (tmp_path / "a.jsonl").exists()  # nothing is added beside a conflict
+    with pytest.raises(UserError, match=r"b\.jsonl, record 2 and .*b\.jsonl, record 4"):
+        sweep.merge(b, [])
+
+
+def test_identical_duplicates_collapse(tmp_path):
+    one = synthetic.run("supervised", 0)
+    for name in "bc":
+        records.append(tmp_path / f"{name}.jsonl", one)
+        records.append(tmp_path / f"{name}.jsonl", one | {"provenance": {"device": name}})
+        records.append(tmp_path / f"{name}.jsonl", synthetic.run("supervised", 1, status="failed"))
+    assert sweep.merge(tmp_path / "a.jsonl", [tmp_path / "b.jsonl", tmp_path / "c.jsonl"]) == 1
+    assert records.read(tmp_path / "a.jsonl") == [one]
 
 
 def test_a_failed_run_leaves_its_error_and_does_not_stop_the_others(profile, toy_root, monkeypatch):

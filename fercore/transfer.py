@@ -1,0 +1,140 @@
+"""From one data set to another: `python -m fercore transfer PARAMS --to NAME`.
+
+The averaged classifier of a finished run is evaluated on the test faces of a set that it was not trained on. Only the
+classes that both sets have count, by name: faces of other classes are left out, and the prediction is the argmax over
+the logits of the shared classes, so that no answer is wrong for want of a label.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fercore import checkpoint, metrics, probe, records, setting
+from fercore.config import Run
+from fercore.encoders import ImageEncoder
+from fercore.errors import UserError
+
+
+@dataclass(frozen=True)
+class Target:
+    """The data set that is tested on, and its loader's options."""
+
+    dataset: str
+    options: dict
+
+    def key(self, run: str) -> str:
+        """Key of the record of this run on this target."""
+        return records.key_of({"kind": "transfer", "run": run, "dataset": self.dataset, "options": self.options})
+
+
+def weights(results: Path, key: str) -> Path:
+    """Where `--keep-weights` leaves those of a run."""
+    return results / "weights" / f"{key}.pt"
+
+
+def classifier(config: Run, classes: int, kept: Mapping) -> ImageEncoder:
+    """The averaged model of a run, in evaluation mode; the widths of its heads are read from the tensors."""
+    text, projection = kept.get("to_text.weight"), kept.get("project.2.weight")
+    model = ImageEncoder(
+        config.encoder,
+        classes,
+        text_width=None if text is None else len(text),
+        projection=None if projection is None else len(projection),
+        bf16=setting.bf16(config.precision, kept["classifier.weight"].device),
+    )
+    model.load_state_dict(kept)
+    return model.to(kept["classifier.weight"].device).eval()
+
+
+@torch.inference_mode()
+def logits(model: ImageEncoder, data: setting.Data, rows: np.ndarray, size: int) -> Float[Tensor, "n k"]:
+    """Of these faces of the data set, on the model's device."""
+    images = setting.resident(data.faces.images, next(model.parameters()).device)
+    return model.classifier(probe.features(model, images, torch.from_numpy(rows), size))
+
+
+def evaluate(record: Mapping, target: Target, data: setting.Data, results: Path, device: torch.device) -> dict:
+    """The record of one finished run on the target. Raises UserError for weights that are damaged or do not fit."""
+    started, config = time.perf_counter(), Run.from_dict(record["config"])
+    ours, theirs = list(record["data"]["classes"]), list(data.faces.classes)
+    shared = [name for name in ours if name in theirs]
+    if len(shared) < 2:
+        raise UserError(f"{target.dataset}: shares {len(shared)} classes with {config.dataset}; at least 2 are needed")
+    place = torch.full((len(theirs),), -1)
+    place[[theirs.index(name) for name in shared]] = torch.arange(len(shared))
+    truth = place[torch.from_numpy(data.faces.labels[data.test])]
+    path = weights(results, record["key"])
+    kept = checkpoint.load(path, device)
+    try:
+        model = classifier(config, len(ours), kept["model"])
+    except (RuntimeError, KeyError):
+        raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None
+    z = logits(model, data, data.test[(truth >= 0).numpy()], config.image_size)
+    p = z[:, [ours.index(name) for name in shared]].softmax(1)
+    found = metrics.evaluation(p, truth[truth >= 0].to(p.device), config.steps)
+    made = records.provenance(device, "bf16" if model.bf16 else "fp32", time.perf_counter() - started, 1)
+    return {
+        "key": target.key(record["key"]),
+        "kind": "transfer",
+        "status": "finished",
+        "config": {"run": record["config"], "dataset": target.dataset, "dataset_options": target.options},
+        "data": data.summary(),
+        "metrics": {key: found[key] for key in ("accuracy", "macro_f1", "recall")} | {"n": len(p), "classes": shared},
+        "provenance": {key: value for key, value in made.items() if key != "seconds_per_step"},
+    }
+
+
+def run(
+    target: Target,
+    *,
+    results: Path,
+    runs: list[Run],
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[int, list[Run]]:
+    """Evaluate what is finished, kept and not evaluated yet; records go to `results`/records.jsonl.
+
+    Returns how many were made, and the runs whose weights are not there. A run is evaluated once for each target.
+    """
+    where, file = setting.device(device), results / "records.jsonl"
+    done = records.finished(records.read(file))
+    todo = [config for config in runs if target.key(config.key) not in done]
+    kept = [config for config in todo if config.key in done and weights(results, config.key).exists()]
+    absent = [config for config in todo if config not in kept]
+    loaded: dict[int, setting.Data] = {}  # by size: photographs may be resized as they are read
+    for config in tqdm(kept, desc=f"to {target.dataset}", disable=not progress):
+        size = config.image_size
+        if size not in loaded:
+            loaded[size] = setting.data(
+                target.dataset, data_root, size=size, drop_duplicates=False, options=target.options
+            )
+        records.append(file, evaluate(done[config.key], target, loaded[size], results, where))
+    return len(kept), absent
+
+
+def remedy(params: str, absent: list[Run], results: Path) -> str:
+    """One line: whose weights are missing, and the command that makes them.
+
+    A run that has a record is not trained again where that record is: it needs a folder of its own.
+    """
+    done = records.finished(records.read(results / "records.jsonl"))
+    again = any(config.key in done for config in absent)
+    wanted = {
+        "methods": dict.fromkeys(config.method for config in absent),
+        "labels": dict.fromkeys(config.labels for config in absent if config.labels),  # 0: a method's own doing
+        "seeds": dict.fromkeys(config.seed for config in absent),
+    }
+    options = " ".join(f"--{option} {value}" for option, values in wanted.items() for value in values)
+    place = f"{results}-weights" if again else results
+    return (
+        f"no weights of {len(absent)} runs; to make them: python -m fercore sweep {params} --keep-weights {options} "
+        f"--results {place}" + (", then transfer with the same --results" if again else "")
+    )

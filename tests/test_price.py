@@ -1,0 +1,152 @@
+"""The price of a study: bytes as they come out, what each notebook asks for, and the lines of a dry run."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+
+from fercore import bench, checkpoint, cost, paths, pretrain, price, records, setting, sweep, train
+from fercore.config import Run
+
+CPU = torch.device("cpu")
+
+
+def config(method):
+    return Run("fer2013", method, 400, steps=1000, batch=3, unlabelled_batch=4, precision="fp32")
+
+
+# Disk
+
+
+@pytest.mark.parametrize("method", ["supervised", "remixmatch", "sitfer", "simmatch"])
+def test_bytes_of_weights_and_checkpoint(method, tmp_path):
+    run = cost.small(config(method))
+    kept = tmp_path / "kept.pt"
+    checkpoint.save(kept, {"model": run.ema.model.state_dict(), "state": run.state.state_dict()})
+    assert price.weights_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
+    train.train_step(run, run.model, 0)
+    checkpoint.save(kept, run.state_dict())
+    assert price.checkpoint_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
+
+
+def test_bytes_of_the_committed_records():
+    for record in records.read(paths.RESULTS / "fer2013" / "records.jsonl"):
+        if record["kind"] == "run":
+            assert price.record_bytes(Run.from_dict(record["config"])) == pytest.approx(
+                len(records.canonical(record)), rel=0.25
+            )
+
+
+def test_units():
+    assert [price.size(n) for n in (1_500, 2_340_000, 5.4e9)] == ["1.5 kB", "2.3 MB", "5.4 GB"]
+    assert [price.hours(s) for s in (90.0, 3600.0, 4.155e3 * 3600)] == ["1.5 min", "1.0 h", "4,155.0 h"]
+
+
+# Notebooks
+
+
+GIVEN = {
+    "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "labels": [7, 14], "seeds": [0, 1], "steps": 4,
+    "methods": ["supervised", "fixmatch", "fullysupervised"], "evaluations": 1, "batch": 4, "unlabelled_batch": 4,
+    "image_size": 24, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "notebooks": {"one": {}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """A function that writes a YAML with these changes, beside a folder of notebooks of one call each."""
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+
+    def write(call="sweep.complete(study)", **changes):
+        cells = [
+            {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["rows = ['fixmatch']\n", "n = []"]},
+            {"cell_type": "code", "metadata": {}, "source": f"records = report.of({call})"},
+        ]
+        (tmp_path / "one.ipynb").write_text(json.dumps({"cells": cells}))
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump(GIVEN | changes))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "call, runs",
+    [
+        ("sweep.complete(study)", 10),
+        ("closeup.complete(study)", 0),
+        ("sweep.complete(study, study.runs(methods=['supervised']))", 4),
+        ("sweep.complete(study, study.runs(methods=rows, labels=[7]), progress=False)", 2),
+        ("sweep.complete(study, study.runs(labels=n))", 10),
+        ("sweep.complete(study, study.runs(methods=report.ROWS))", 10),
+    ],
+)
+def test_what_a_notebook_asks_for(profile, call, runs):
+    study = sweep.load_profile(profile(call))
+    assert len(price.asked(study, "one")) == runs
+
+
+def test_parameters_of_the_profile_stand_before_those_of_the_notebook(profile):
+    path = profile("sweep.complete(study, study.runs(methods=rows))", notebooks={"one": {"rows": ["supervised"]}})
+    assert {c.method for c in price.asked(sweep.load_profile(path), "one")} == {"supervised"}
+
+
+def test_committed_notebooks_are_understood():
+    study = sweep.load_profile("fer2013")
+    for name in study.notebooks:
+        assert all(config in study.runs() for config in price.asked(study, name)), name
+    assert price.asked(study, "00_claims") == study.runs() and price.asked(study, "01_one_step") == []
+
+
+# The report
+
+
+def test_report_of_a_profile(profile):
+    study = sweep.load_profile(profile("sweep.complete(study, study.runs(methods=rows))"))
+    sweep.complete(study, study.runs()[:1], device="cpu", progress=False)
+    lines = list(price.report(study, ["one"], CPU))
+    assert "9 of 10 runs are missing" in lines[0]
+    rows = [line.split() for line in lines if re.match(r"\S+ +(all|\d+) +\d+ ", line)]
+    assert [row[:3] for row in rows] == [
+        ["supervised", "7", "1"], ["fixmatch", "7", "2"], ["fullysupervised", "all", "2"],
+        ["supervised", "14", "2"], ["fixmatch", "14", "2"],
+    ]  # fmt: skip
+    assert [row[-1] for row in rows] == ["records", "operations", "operations", "records", "operations"]
+    assert any(line.startswith("  one ") and "4 runs" in line for line in lines)
+    assert any(line.startswith("operations: counted, at ") and "the median of 1 records" in line for line in lines)
+    for kind in ("records", "checkpoint", "weights", "faces"):
+        assert sum(line.startswith(f"  {kind} ") for line in lines) == 1
+    assert len(records.read(study.records)) == 1  # the price trains nothing
+
+
+def test_report_when_nothing_is_missing(profile):
+    study = sweep.load_profile(profile(labels=[7], seeds=[0], methods=["supervised"]))
+    sweep.complete(study, device="cpu", progress=False)
+    lines = list(price.report(study, ["one"], CPU))
+    assert "0 of 1 runs are missing" in lines[0] and not any(line.startswith("disk") for line in lines)
+
+
+def test_the_start_is_priced_until_it_is_there(profile):
+    start = {"pretrain": {"steps": 3, "batch": 4}}
+    study = sweep.load_profile(profile(start=start, labels=[7], seeds=[0], methods=["supervised"]))
+    assert any(line.startswith("start: 3 steps of SimCLR") for line in price.report(study, [], CPU))
+    sweep.complete(study, [], device="cpu", progress=False)
+    pretrain.run(study.pretrain, results=study.results, device="cpu", progress=False)
+    assert not any(line.startswith("start: 3") for line in price.report(study, [], CPU))
+
+
+@pytest.mark.parametrize("name", ["rafdb", "sfew", "affectnet"])
+def test_price_of_the_papers_profiles_without_data_or_weights(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "medians", lambda cases, repeats, device: dict.fromkeys(cases, 1000.0))
+    plain = cost.small
+    monkeypatch.setattr(cost, "small", lambda config, *true_size: plain(config))
+    study = sweep.load_profile(name, results=tmp_path / "results")
+    lines = list(price.report(study, study.notebooks, setting.device("cpu")))
+    assert not sweep.ready(study) and f"{len(study.runs())} of {len(study.runs())} runs" in lines[0]
+    rows = [line for line in lines if line.endswith(" operations")]
+    assert len(rows) == (len(study.methods) - 1) * len(study.labels) + 1
+    assert any("weights/resnet18_msceleb.pth: not there yet" in line for line in lines)
+    assert not study.results.exists()

@@ -1,0 +1,173 @@
+"""Across data sets: shared classes only, each run once, and records that disturb nobody."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import synthetic
+import torch
+import yaml
+from test_cli import call, refused  # noqa: F401  (fixtures)
+
+from fercore import checkpoint, claims, records, report, setting, sweep, train, transfer
+from fercore.errors import UserError
+
+GIVEN = {
+    "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
+    "methods": ["supervised", "sitfer", "adacm", "fullysupervised"], "evaluations": 1, "batch": 4,
+    "unlabelled_batch": 4, "image_size": 24, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "lr": 0.003,
+}  # fmt: skip
+SAME = transfer.Target("facs", {"n": 70, "test": 35})
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    """A YAML whose runs are finished and kept, in the folder results beside it."""
+    path = tmp_path_factory.mktemp("transfer") / "toy.yaml"
+    path.write_text(yaml.safe_dump(GIVEN))
+    study = sweep.load_profile(path, results=path.parent / "results")
+    sweep.complete(study, device="cpu", keep_weights=True, progress=False)
+    return path
+
+
+@pytest.fixture
+def study(profile, tmp_path):
+    """The same, in a folder that may be changed."""
+    made = sweep.load_profile(profile, results=profile.parent / "results")
+    for file in (made.records, *(made.results / "weights").iterdir()):
+        copy = tmp_path / "results" / file.relative_to(made.results)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    return sweep.load_profile(profile, results=tmp_path / "results")
+
+
+def go(study, target, root=None):
+    made, absent = transfer.run(
+        target, results=study.results, runs=study.runs(), data_root=root, device="cpu", progress=False
+    )
+    return made, absent, [r for r in records.read(study.records) if r["kind"] == "transfer"]
+
+
+def test_on_the_set_itself_it_is_the_last_evaluation_of_the_run(study):
+    made, absent, found = go(study, SAME)
+    assert (made, absent, len(found)) == (4, [], 4)
+    runs = records.finished(records.read(study.records))
+    for record in found:
+        last = runs[records.key_of(record["config"]["run"])]["metrics"]["classifier"]["last"]
+        assert {k: record["metrics"][k] for k in ("accuracy", "macro_f1", "recall")} == {
+            k: last[k] for k in ("accuracy", "macro_f1", "recall")
+        }
+        assert record["metrics"]["n"] == 35 and len(record["metrics"]["classes"]) == 7
+
+
+def test_the_record(study, toy_root):
+    *_, found = go(study, transfer.Target("own", {}), toy_root)
+    record = found[0]
+    assert record["status"] == "finished" and record["config"]["dataset"] == "own"
+    assert record["config"]["run"] == study.runs()[0].to_dict() and record["config"]["dataset_options"] == {}
+    assert record["key"] == transfer.Target("own", {}).key(study.runs()[0].key)
+    assert record["data"]["name"] == "own" and record["data"]["test"] == 18
+    assert record["provenance"]["device"].startswith("cpu") and record["provenance"]["source"]
+    keys = [r["key"] for r in records.read(study.records)]
+    assert len(set(keys)) == len(keys) == 8
+
+
+def test_only_shared_classes_count(study, toy_root):
+    """Against a loop over faces: argmax among the three classes of the other set, in our order."""
+    *_, found = go(study, transfer.Target("own", {}), toy_root)
+    data = setting.data("own", toy_root, size=24, options={})
+    for config, record in zip(study.runs(), found):
+        kept = checkpoint.load(transfer.weights(study.results, config.key), torch.device("cpu"))["model"]
+        z = transfer.logits(transfer.classifier(config, 7, kept), data, data.test, 24)
+        ours = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
+        shared = ["happiness", "anger", "neutral"]
+        right = 0
+        for row, face in zip(z, data.test):
+            said = max(shared, key=lambda name, row=row: row[ours.index(name)].item())
+            right += said == data.faces.classes[data.faces.labels[face]]
+        assert record["metrics"]["classes"] == shared and record["metrics"]["n"] == 18
+        assert record["metrics"]["accuracy"] == pytest.approx(right / 18, abs=1e-5)
+    assert any(z.argmax(1).tolist() != z[:, [3, 5, 6]].argmax(1).tolist() for z in [z])
+
+
+def test_faces_of_other_classes_are_left_out(study, toy_root):
+    """A source of three classes, tested on seven: 15 of 35 faces remain."""
+    config = replace(study.runs()[0], dataset="own", dataset_options={}, labels=9)
+    train.run(config, data_root=toy_root, results=study.results, device="cpu", keep_weights=True, progress=False)
+    transfer.run(SAME, results=study.results, runs=[config], device="cpu", progress=False)
+    made = records.read(study.records)[-1]
+    assert made["metrics"]["n"] == 15 and sorted(made["metrics"]["classes"]) == ["anger", "happiness", "neutral"]
+
+
+def test_no_run_is_evaluated_twice(study, monkeypatch):
+    first = go(study, SAME)
+    before = study.records.read_bytes()
+    monkeypatch.setattr(transfer, "evaluate", lambda *args: pytest.fail("evaluated again"))
+    assert go(study, SAME) == (0, [], first[2]) and study.records.read_bytes() == before
+    assert SAME.key("a") != transfer.Target("facs", {"n": 70, "test": 28}).key("a") != SAME.key("b")
+
+
+def test_missing_weights_are_named_with_their_command(study):
+    gone = study.runs()[1]
+    transfer.weights(study.results, gone.key).unlink()
+    made, absent, _ = go(study, SAME)
+    assert made == 3 and absent == [gone]
+    line = transfer.remedy("toy.yaml", absent, study.results)
+    assert "no weights of 1 runs" in line and "\n" not in line
+    assert f"sweep toy.yaml --keep-weights --methods sitfer --labels 14 --seeds 0 --results {study.results}-w" in line
+    every = transfer.remedy("toy.yaml", study.runs()[-1:], study.results / "new")
+    assert "--methods fullysupervised --seeds 0" in every and f"--results {study.results / 'new'}" in every
+
+
+def test_weights_of_another_run(study):
+    one, other = (transfer.weights(study.results, config.key) for config in study.runs()[:2])
+    checkpoint.save(one, {"model": {"classifier.weight": torch.zeros(7, 16)}, "state": {}})
+    with pytest.raises(UserError, match=r"\.pt: not the weights of run .* \(supervised\)"):
+        go(study, SAME)
+    other.write_bytes(b"damaged")
+    one.unlink()
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        go(study, SAME)
+
+
+def test_sets_that_share_nothing(study, tmp_path):
+    import toy
+
+    root = toy.write_faces(tmp_path / "faces", classes=("cat", "dog", "happiness"), train=2, test=2)
+    with pytest.raises(UserError, match="own: shares 1 classes with facs; at least 2 are needed"):
+        go(study, transfer.Target("own", {"classes": ["cat", "dog", "happiness"]}), root)
+
+
+def test_other_records_do_not_notice(study, tmp_path):
+    runs = records.read(study.records)
+    go(study, SAME)
+    both = records.read(study.records)
+    assert len(both) == len(runs) + 4 and sweep.missing(study) == []
+    assert report.runs(both) == report.runs(runs)
+    assert report.provenance(both) == report.provenance(runs)
+    assert report.of(both, study.runs()) == report.of(runs, study.runs())
+    made_up = synthetic.study() + both[len(runs) :]
+    for claim in claims.load():
+        assert claims.compare(claim, made_up) == claims.compare(claim, synthetic.study())
+    target = tmp_path / "merged.jsonl"
+    assert sweep.merge(target, [study.records, study.records]) == len(both)
+    assert records.finished(records.read(target)).keys() == records.finished(both).keys()
+
+
+def test_on_the_command_line(call, study, profile, toy_root):  # noqa: F811
+    arguments = ["transfer", profile, "--to", "own", "--data-root", toy_root, "--results", study.results]
+    code, out, err = call(*arguments, "--device", "cpu")
+    assert code == 0 and out[-1].endswith("4 new records of runs on own")
+    code, out, _ = call(*arguments)
+    assert code == 0 and out[-1].endswith("0 new records of runs on own")
+    for config in itertools.islice(study.runs(), 2):
+        transfer.weights(study.results, config.key).unlink()
+    code, out, err = call("transfer", profile, "--to", "facs", "--data-option", "n=35", "--results", study.results)
+    assert code == 0 and out[-1].endswith("2 new records of runs on facs")
+    assert sum("no weights of 2 runs; to make them: python -m fercore sweep" in line for line in err) == 1
+
+
+def test_bad_target(refused, study, profile):  # noqa: F811
+    line = refused("transfer", profile, "--to", "celeba", "--results", study.results)
+    assert "unknown data set 'celeba'" in line
+    assert len(records.read(study.records)) == 4
