@@ -38,7 +38,7 @@ def test_a_plain_pass_is_what_it_says(trained, guessed):
         seen[torch.is_grad_enabled()] += len(arguments[0])
 
     run.model.backbone.register_forward_pre_hook(count)
-    train.train_step(run, run.model, 0)
+    train.train_step(run, 0)
     assert seen == {True: 4 * trained, False: 4 * guessed}
 
 

@@ -26,7 +26,7 @@ def test_bytes_of_weights_and_checkpoint(method, tmp_path):
     kept = tmp_path / "kept.pt"
     checkpoint.save(kept, {"model": run.ema.model.state_dict(), "state": run.state.state_dict()})
     assert price.weights_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
-    train.train_step(run, run.model, 0)
+    train.train_step(run, 0)
     checkpoint.save(kept, run.state_dict())
     assert price.checkpoint_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
 
