@@ -107,7 +107,12 @@ def viewing(kind: str, faces: Tensor, px: int) -> Callable[[int], Tensor]:
 
 
 def medians(cases: dict[str, Callable[[int], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds of each case: the median of `repeats` rounds, after one that does not count."""
+    """Milliseconds of each case: the median of `repeats` rounds."""
+    return {name: statistics.median(values) for name, values in rounds(cases, repeats, device).items()}
+
+
+def rounds(cases: dict[str, Callable[[int], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds of each case in each of `repeats` rounds, after one that does not count."""
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for number in tqdm(range(repeats + 1), desc="rounds", disable=None):
@@ -117,7 +122,7 @@ def medians(cases: dict[str, Callable[[int], object]], repeats: int, device: tor
             case(number)
             wait()
             seconds[name].append(time.perf_counter() - started)
-    return {name: 1000 * statistics.median(values[1:]) for name, values in seconds.items()}
+    return {name: [1000 * value for value in values[1:]] for name, values in seconds.items()}
 
 
 def shares(run: train.Training, number: int) -> dict[str, float]:

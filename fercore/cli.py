@@ -231,8 +231,8 @@ def transfer_(
     made, absent = transfer.run(
         target, results=study.results, runs=study.runs(), data_root=data_root, device=device
     )
-    if absent:
-        typer.echo(transfer.remedy(params, absent, study.results), err=True)
+    for line in transfer.remedies(params, absent, study.results):
+        typer.echo(line, err=True)
     typer.echo(f"{study.records}: {made} new records of runs on {to}")
 
 

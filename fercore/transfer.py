@@ -110,7 +110,7 @@ def run(
     kept = [config for config in todo if config.key in done and weights(results, config.key).exists()]
     absent = [config for config in todo if config not in kept]
     loaded: dict[int, setting.Data] = {}  # by size: photographs may be resized as they are read
-    for config in tqdm(kept, desc=f"to {target.dataset}", disable=not progress):
+    for config in tqdm(kept, desc=f"to {target.dataset}", disable=not (progress and kept)):
         size = config.image_size
         if size not in loaded:
             loaded[size] = setting.data(
@@ -120,21 +120,31 @@ def run(
     return len(kept), absent
 
 
-def remedy(params: str, absent: list[Run], results: Path) -> str:
-    """One line: whose weights are missing, and the command that makes them.
+def remedies(params: str, absent: list[Run], results: Path) -> list[str]:
+    """How many weights are missing, and the command that makes them: of runs not made yet, and of finished ones.
 
-    A run that has a record is not trained again where that record is: it needs a folder of its own.
+    A finished run is not trained again where its record is: its weights need a folder of their own.
     """
     done = records.finished(records.read(results / "records.jsonl"))
-    again = any(config.key in done for config in absent)
+    new, again = ([c for c in absent if (c.key in done) == known] for known in (False, True))
+    out = []
+    if new:
+        out.append(f"{len(new)} runs are not made yet: {command(params, new, results)}")
+    if again:
+        place = f"{results}-weights"
+        out.append(
+            f"{len(again)} finished runs left no weights: {command(params, again, place)}, then transfer with the "
+            "same --results"
+        )
+    return out
+
+
+def command(params: str, runs: list[Run], results: Path | str) -> str:
+    """The sweep that makes these runs (the grid around them) and keeps their weights."""
     wanted = {
-        "methods": dict.fromkeys(config.method for config in absent),
-        "labels": dict.fromkeys(config.labels for config in absent if config.labels),  # 0: a method's own doing
-        "seeds": dict.fromkeys(config.seed for config in absent),
+        "methods": dict.fromkeys(config.method for config in runs),
+        "labels": dict.fromkeys(config.labels for config in runs if config.labels),  # 0: a method's own doing
+        "seeds": dict.fromkeys(config.seed for config in runs),
     }
     options = " ".join(f"--{option} {value}" for option, values in wanted.items() for value in values)
-    place = f"{results}-weights" if again else results
-    return (
-        f"no weights of {len(absent)} runs; to make them: python -m fercore sweep {params} --keep-weights {options} "
-        f"--results {place}" + (", then transfer with the same --results" if again else "")
-    )
+    return f"python -m fercore sweep {params} --keep-weights {options} --results {results}"

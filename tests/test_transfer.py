@@ -112,11 +112,14 @@ def test_missing_weights_are_named_with_their_command(study):
     transfer.weights(study.results, gone.key).unlink()
     made, absent, _ = go(study, SAME)
     assert made == 3 and absent == [gone]
-    line = transfer.remedy("toy.yaml", absent, study.results)
-    assert "no weights of 1 runs" in line and "\n" not in line
-    assert f"sweep toy.yaml --keep-weights --methods sitfer --labels 14 --seeds 0 --results {study.results}-w" in line
-    every = transfer.remedy("toy.yaml", study.runs()[-1:], study.results / "new")
-    assert "--methods fullysupervised --seeds 0" in every and f"--results {study.results / 'new'}" in every
+    (line,) = transfer.remedies("toy.yaml", absent, study.results)
+    assert line.startswith("1 finished runs left no weights: python -m fercore sweep toy.yaml --keep-weights ")
+    assert f"--methods sitfer --labels 14 --seeds 0 --results {study.results}-weights" in line
+    new = replace(study.runs()[0], seed=5)
+    both = transfer.remedies("toy.yaml", [new, study.runs()[-1]], study.results)
+    assert both[0].startswith("1 runs are not made yet: ")
+    assert both[0].endswith(f"--methods supervised --labels 14 --seeds 5 --results {study.results}")
+    assert "--methods fullysupervised --seeds 0 --results" in both[1]
 
 
 def test_weights_of_another_run(study):
@@ -164,7 +167,7 @@ def test_on_the_command_line(call, study, profile, toy_root):  # noqa: F811
         transfer.weights(study.results, config.key).unlink()
     code, out, err = call("transfer", profile, "--to", "facs", "--data-option", "n=35", "--results", study.results)
     assert code == 0 and out[-1].endswith("2 new records of runs on facs")
-    assert sum("no weights of 2 runs; to make them: python -m fercore sweep" in line for line in err) == 1
+    assert sum("2 finished runs left no weights: python -m fercore sweep" in line for line in err) == 1
 
 
 def test_bad_target(refused, study, profile):  # noqa: F811
