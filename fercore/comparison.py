@@ -86,8 +86,9 @@ def table1(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
 
     published, on, its rank: the paper's cell, its data set and budget, its rank among the paper's rows. ours:
     classifier, mean of the last five evaluations, mean and standard deviation over n seeds. best on test: chosen on
-    the test split, which is the papers' way; no other column does so. our rank: among the methods that ran. All
-    labels: one line for each data set, unranked; the paper's counterpart is another network and stands nowhere here.
+    the test split, which is the papers' way; no other column does so. our rank: among the methods that ran, over the
+    seeds that all share. All labels: one line for each data set, unranked; the paper's counterpart is another network
+    and stands nowhere here.
     """
     lines = []
     for dataset, budget in grounds(records, labels):
@@ -246,7 +247,9 @@ def answer(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
             sentences.append(f"With {where}: not run.")
             continue
         best, rank = max(ours, key=ours.__getitem__), _ranks(ours).get(REFERENCE)
-        first = f"With {where}, {names[best]} leads the {len(ours)} methods that ran with {ours[best]:.2f} %"
+        seeds = ", ".join(map(str, shared_seeds(records, dataset, budget)))
+        on = f"on the seeds that all share ({seeds})" if seeds else "on seeds that differ"
+        first = f"With {where}, {on}, {names[best]} leads {len(ours)} methods with {ours[best]:.2f} %"
         stands = f", and SIT-FER is number {rank} with {ours[REFERENCE]:.2f} %" if rank and best != REFERENCE else ""
         sentences.append(f"{first}{stands}; {_told_apart(records, dataset, budget)}.")
         if idle := report.idle_rows(here(records, dataset), budget, ROWS):
@@ -339,10 +342,18 @@ def transferred(records: Sequence[Mapping]) -> str:
 # Parts
 
 
-def means(records: Iterable[Mapping], dataset: str, labels: int) -> dict[str, float]:
-    """Mean accuracy of every method that ran with this budget."""
+def shared_seeds(records: Iterable[Mapping], dataset: str, labels: int) -> list[int]:
+    """Seeds that every method with a run of this budget has: means over others would compare seeds, not methods."""
     some = here(records, dataset)
+    seeds = [{r["config"]["seed"] for r in report.ran(some, row.method, labels)} for row in ROWS]
+    return sorted(set.intersection(*found)) if (found := [s for s in seeds if s]) else []
+
+
+def means(records: Iterable[Mapping], dataset: str, labels: int) -> dict[str, float]:
+    """Mean accuracy of every method that ran with this budget, over the seeds that all of them share."""
+    some, seeds = here(records, dataset), shared_seeds(records, dataset, labels)
     runs = {row.method: report.ran(some, row.method, labels) for row in ROWS}
+    runs = {m: [r for r in done if not seeds or r["config"]["seed"] in seeds] for m, done in runs.items()}
     return {method: statistics.fmean(map(published.measure, done)) for method, done in runs.items() if done}
 
 

@@ -54,7 +54,9 @@ def learning(records: Sequence[Mapping], rows: Sequence[report.Row] = ROWS) -> F
 
 
 def slopes(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> Figure:
-    """Accuracy against labels, one line for each method: published hollow, ours filled (means over seeds).
+    """Accuracy against labels, one line for each method: published hollow, ours filled.
+
+    Ours are means over the seeds that all methods share.
 
     Where the paper has our data set, both stand in one panel; else RAF-DB's published lines stand on the left.
     """
@@ -86,7 +88,7 @@ def slopes(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
         ax.set(xlabel=f"labels of {report.data_name(dataset)}{bound}")
         ax.annotate("" if ticks else "not run", (0.03, 0.03), xycoords="axes fraction", color=FAINT, style="italic")
     axes[0, 0].set_ylabel("accuracy (%)")
-    marks = [_mark("o", True, "published"), _mark("o", False, "ours, mean over seeds")]
+    marks = [_mark("o", True, "published"), _mark("o", False, "ours, mean over shared seeds")]
     figure.legend(handles=marks, loc="outside upper right", ncols=2, handletextpad=0.1, columnspacing=1.2)
     return figure
 

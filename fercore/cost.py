@@ -142,6 +142,7 @@ def clock(config: Run, device: torch.device, known: Iterable[Mapping]) -> Clock:
         for r in records.finished(r for r in known if r["kind"] == "run").values()
         if all(r["provenance"].get(key) == value for key, value in here.items())
         and all(r["config"].get(key) == getattr(config, key) for key in ("image_size", "encoder"))
+        and r["provenance"]["seconds"] > 0
     ]
     if measured:
         rates = [work(Run.from_dict(r["config"])) / r["provenance"]["seconds"] for r in measured]

@@ -313,3 +313,17 @@ def test_apart_moves_labels_no_more_than_needed(places):
     if all(abs(a - b) >= 0.1 for a, b in itertools.combinations(places, 2)):
         assert out == pytest.approx(places)
     assert comparison_figures.apart([], 0.1) == []
+
+
+def test_ranks_and_means_look_at_the_seeds_that_all_methods_share():
+    """A method that only ran on an easy seed must not lead for it."""
+    runs = [r for r in synthetic.study(seeds=(0, 1, 2)) if r["kind"] == "run"]
+    some = [r for r in runs if r["config"]["method"] != "fixmatch" or r["config"]["seed"] == 1]
+    (ground, *_) = comparison.grounds(some)
+    assert comparison.shared_seeds(some, *ground) == [1]
+    ours = comparison.means(some, *ground)
+    alone = [r for r in runs if r["config"]["seed"] == 1]
+    assert ours == comparison.means(alone, *ground) != comparison.means(runs, *ground)
+    assert "on the seeds that all share (1)" in comparison.answer(some, ground[1])
+    apart = [r for r in some if r["config"]["method"] != "sitfer" or r["config"]["seed"] == 2]
+    assert comparison.shared_seeds(apart, *ground) == [] and set(comparison.means(apart, *ground)) == set(ours)
