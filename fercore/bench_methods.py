@@ -83,7 +83,7 @@ def peak(run: train.Training, number: int) -> float:
         torch.cuda.reset_peak_memory_stats(device)
         train.train_step(run, number)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
         train.train_step(run, number)
     events = sorted(trace.events(), key=lambda event: event.time_range.end)
     return max(np.cumsum([event.self_cpu_memory_usage for event in events])) / 2**20

@@ -141,6 +141,7 @@ def clock(config: Run, device: torch.device, known: Iterable[Mapping]) -> Clock:
         r
         for r in records.finished(r for r in known if r["kind"] == "run").values()
         if all(r["provenance"].get(key) == value for key, value in here.items())
+        and r["provenance"]["seconds"] > 0  # rounded: a run of a few steps may have none
         and all(r["config"].get(key) == getattr(config, key) for key in ("image_size", "encoder"))
         and r["provenance"]["seconds"] > 0
     ]

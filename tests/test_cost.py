@@ -101,7 +101,8 @@ def test_hours_are_those_of_records(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "key, value", [("device", "cpu: another"), ("threads", 99), ("precision", "bf16"), ("image_size", 64)]
+    "key, value",
+    [("device", "cpu: another"), ("threads", 99), ("precision", "bf16"), ("image_size", 64), ("seconds", 0.0)],
 )
 def test_records_of_another_kind_give_no_hours(monkeypatch, key, value):
     record = measured("fixmatch", 100.0)
