@@ -8,8 +8,9 @@
              pbar, hbar: mean and histogram of p(s(u)) over the faces that passed
     L      = L_s + lambda_u L_u + lambda_f L_f                                                         (f)
 
-L_f is a negative cross-entropy: adding it spreads the predictions. A class that nobody named has no ratio and is left
-out; the sum differs from the full one by a constant. Averages start at 1/k.
+L_f is added with this sign, as released: it spreads the predictions where a class is named more often than its
+probability warrants. A class that nobody named has no ratio and is left out; the sum differs from the full one by a
+constant. Averages start at 1/k.
 """
 
 from dataclasses import dataclass
