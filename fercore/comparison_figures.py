@@ -56,7 +56,8 @@ def learning(records: Sequence[Mapping], rows: Sequence[report.Row] = ROWS) -> F
 def slopes(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> Figure:
     """Accuracy against labels, one line for each method: published hollow, ours filled.
 
-    Ours are means over the seeds that all methods share. Where the paper has our data set, both stand in one panel; else RAF-DB's published lines stand on the left.
+    Ours are means over the seeds that all methods share. Where the paper has our data set, both stand in one panel;
+    else RAF-DB's published lines stand on the left.
     """
     cells = [c for c in published.load() if c.id.startswith(f"{comparison.TABLE} ")]
     known, sets = {c.dataset for c in cells}, comparison.datasets(records)
