@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from fercore import paths, pretrain, records, setting, sweep, train, transfer
+from fercore import paths, plan, pretrain, records, setting, sweep, train, transfer
+from fercore import reproduce as door
 from fercore.config import Run
 from fercore.errors import UserError
 from fercore.methods import METHODS
@@ -55,8 +56,6 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
-    from fercore import reproduce as door
-
     act = door.price if dry_run else door.reproduce
     for line in act(params, notebook, data_root=absolute(data_root), results=absolute(results)):
         typer.echo(line)
@@ -70,6 +69,7 @@ def sweep_(
     labels: Annotated[Optional[list[int]], typer.Option(help="Only these budgets; repeatable.")] = None,  # noqa: UP045
     seeds: Annotated[Optional[list[int]], typer.Option(help="Only these seeds; repeatable.")] = None,  # noqa: UP045
     methods: Annotated[Optional[list[str]], typer.Option(help="Only these methods; repeatable.")] = None,  # noqa: UP045
+    notebook: Annotated[Optional[list[str]], typer.Option(help="Only what this one needs; repeatable.")] = None,  # noqa: UP045
     part: Annotated[str, typer.Option(help="I/N: only every N-th run, counted from I = 0.")] = "0/1",
     processes: Annotated[int, typer.Option(min=1, help="So many runs at a time, on one device.")] = 1,
     device: Device = "auto",
@@ -82,10 +82,17 @@ def sweep_(
     first, found, every = part.partition("/")
     if not (found and first.isdigit() and every.isdigit() and int(first) < int(every)):
         raise UserError(f"--part: {part!r} should read I/N with I < N")
-    chosen = [run for run in study.runs(methods=methods, labels=labels) if not seeds or run.seed in seeds]
+    if notebook:
+        chosen = plan.runs(study, *(name for each in notebook for name in door.chosen(study, each, params)))
+        wanted = {"method": methods, "labels": labels}
+        chosen = [run for run in chosen if all(getattr(run, key) in few for key, few in wanted.items() if few)]
+    else:
+        chosen = study.runs(methods=methods, labels=labels) if methods or labels else plan.runs(study)
+    chosen = [run for run in chosen if not seeds or run.seed in seeds]
     mine = sweep.ordered(chosen)[int(first) :: int(every)]
     sweep.complete(study, mine, device=device, keep_weights=keep_weights, processes=processes)
-    typer.echo(f"{study.records}: {len(sweep.missing(study))} runs of {len(study.runs())} are missing")
+    whole = plan.runs(study)
+    typer.echo(f"{study.records}: {len(sweep.missing(study, whole))} runs of {len(whole)} are missing")
 
 
 @app.command("train")

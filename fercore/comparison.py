@@ -48,11 +48,6 @@ PAIRED = ["data", "method", "n", "difference", "spread", "lower", "upper", "p", 
 # Which runs
 
 
-def grid(study) -> list:
-    """The runs of a profile (`sweep.Profile`) that are rows of this table."""
-    return study.runs(report.own(study.methods, (*ROWS, FULL)))
-
-
 def grounds(records: Iterable[Mapping], labels: Sequence[int] | int | None = None) -> list[tuple[str, int]]:
     """(data set, budget), by default all that occur; a run on all labels has no budget."""
     records = list(records)

@@ -86,7 +86,8 @@ class ImageEncoder(nn.Module):
 
     `text_width` equal to the feature width needs no map (the paper's case: 512 and 512); otherwise
     the map is linear and trained by L_t alone. `bf16` runs the backbone under autocast; classifier,
-    similarities and losses stay in fp32.
+    similarities and losses stay in fp32. `unit`: the classifier reads the unit feature, as in SIT-FER's
+    and Ada-CM's code.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class ImageEncoder(nn.Module):
         *,
         text_width: int | None = None,
         projection: int | None = None,
+        unit: bool = False,
         bf16: bool = False,
         seed: int = 0,
     ):
@@ -116,7 +118,7 @@ class ImageEncoder(nn.Module):
                 self.project = nn.Sequential(
                     nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, projection)
                 )
-        self.bf16 = bf16
+        self.bf16, self.unit = bf16, unit
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -131,7 +133,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Output:
         feature = self.feature(images)
-        return Output(self.classifier(feature), feature, F.normalize(self.project(feature), dim=1))
+        read = F.normalize(feature, dim=1) if self.unit else feature
+        return Output(self.classifier(read), feature, F.normalize(self.project(feature), dim=1))
 
     @torch.no_grad()
     def guess(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:

@@ -5,6 +5,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+# What a class's slots are worth together. The sum favours classes with many slots, and growth adds to these.
+VOTES = {
+    "sum": lambda given, there: torch.ones_like(there),  # SIT-FER (7)
+    "mean": lambda given, there: 1 / there.clamp_min(1),  # of a class's slots
+    "prior": lambda given, there: given / there.clamp_min(1),  # the sum, at the shares of the labels that were given
+}
+
 
 def last_of(slots: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
     """For every row the last row of the same slot: what a slot that occurs twice is to take, on every device."""
@@ -28,10 +35,11 @@ class InstanceMemory(nn.Module):
         self.register_buffer("valid", torch.zeros(slots, dtype=torch.bool))
         self.register_buffer("known", torch.zeros(slots, dtype=torch.bool))  # label given, not guessed
 
-    def vote(self, embedding: Float[Tensor, "m e"], temperature: float) -> Float[Tensor, "m k"]:
+    def vote(self, embedding: Float[Tensor, "m e"], temperature: float, how: str = "sum") -> Float[Tensor, "m k"]:
         """p_ins: softmax of the cosine to every valid slot (6), summed per class (7). Rows sum to 1.
 
-        With no valid slot there is nothing to vote: every row is uniform.
+        `how`: one of VOTES; another than the sum weighs the classes and normalises. With no valid slot there is
+        nothing to vote: every row is uniform.
         """
         memory, label, valid = self.embedding, self.label, self.valid
         if torch.is_inference_mode_enabled():  # evaluation may wait for the device, and leaves empty slots out
@@ -40,8 +48,17 @@ class InstanceMemory(nn.Module):
         empty = torch.where(valid, 0.0, torch.finfo(embedding.dtype).min)
         # Slots first, with the mask as the product's bias: on a CPU several times faster than the other way round.
         similarity = torch.addmm(empty[:, None], memory, (embedding / temperature).T).T
-        q = similarity.softmax(1)  # (6)
-        return torch.where(valid.any(), q @ label, 1 / label.shape[1])  # (7)
+        p = similarity.softmax(1) @ label  # (6, 7)
+        if how != "sum":
+            given, there = (mask.to(label.dtype) @ self.label for mask in (self.known & self.valid, self.valid))
+            p = F.normalize(p * VOTES[how](given, there), p=1, dim=1)
+        return torch.where(valid.any(), p, 1 / label.shape[1])
+
+    def nearest(self, embedding: Float[Tensor, "m e"]) -> Float[Tensor, "m k"]:
+        """Per class the largest cosine to a valid slot, floored at 0: SIT-FER as released, instead of (6, 7)."""
+        cosine = torch.where(self.valid, embedding @ self.embedding.T, 0.0)
+        name = self.label.argmax(1).expand_as(cosine)
+        return cosine.new_zeros(len(embedding), self.label.shape[1]).scatter_reduce_(1, name, cosine, "amax")
 
     def unfold(self, q: Float[Tensor, "m n"], p: Float[Tensor, "m k"]) -> Float[Tensor, "m n"]:
         """q_i p(y_i), normalised over the slots i: similarities that heed the names (SimMatch)."""

@@ -1,14 +1,12 @@
 """The price of a study: `python -m fercore reproduce PARAMS --dry-run`. Needs no data, no weights and no training."""
 
-import ast
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from fercore import cost, encoders, paths, pretrain, records, sweep
+from fercore import cost, encoders, paths, plan, pretrain, records, sweep
 from fercore.config import Run
 from fercore.cost import CLASSES
 from fercore.methods import Context, resolve
@@ -74,41 +72,6 @@ def record_bytes(config: Run) -> int:
     return RECORD + EVALUATION * config.evaluations + FACE * labelled
 
 
-# Notebooks
-
-
-def asked(study: sweep.Profile, notebook: str) -> list[Run]:
-    """The runs that a notebook makes sure of, read from its call of `sweep.complete`; none without such a call.
-
-    Methods and labels count where the call gives them as literals or by the names of parameters.
-    """
-    cells = json.loads((paths.NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    given: dict = {}
-    for cell in code:
-        tree = ast.parse("".join(cell["source"]))
-        if "parameters" in cell["metadata"].get("tags", []):
-            literals = [node for node in tree.body if isinstance(node, ast.Assign)]
-            given = {node.targets[0].id: ast.literal_eval(node.value) for node in literals}
-            given |= study.notebooks.get(notebook, {})
-        for call in ast.walk(tree):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "sweep.complete":
-                return study.runs(**_chosen(call, given))
-    return []
-
-
-def _chosen(call: ast.Call, given: Mapping) -> dict:
-    """Methods and labels of the call's `study.runs(...)`."""
-    chosen = {}
-    for part in (k for node in call.args[1:2] if isinstance(node, ast.Call) for k in node.keywords):
-        try:
-            value = given[part.value.id] if isinstance(part.value, ast.Name) else ast.literal_eval(part.value)
-        except (KeyError, ValueError):  # worked out while it runs: the whole grid is the upper bound
-            continue
-        chosen[part.arg] = value or None
-    return chosen
-
-
 # The report
 
 
@@ -125,15 +88,16 @@ def size(count: int | float) -> str:
 
 def report(study: sweep.Profile, notebooks: Iterable[str], device: torch.device) -> Iterator[str]:
     """Lines of `python -m fercore reproduce PARAMS --dry-run`."""
-    runs, known = study.runs(), at_hand(study)
+    notebooks = list(notebooks)
+    runs, known = plan.runs(study, *notebooks), at_hand(study)
     missing = sweep.missing(study, runs)
-    time = cost.clock(runs[0], device, known)
+    time = cost.clock(study.runs()[0], device, known)
     spent = {config.key: time.seconds(config) for config in missing}
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     yield f"{study.name}: {len(missing)} of {len(runs)} runs are missing; nothing is trained now"
     yield f"device: {records.device_name(device)}{threads}, {time.precision}"
     yield ""
-    yield f"{'method':<18} {'labels':>7} {'seeds':>5}  {'images a step':>14}  {'a run':>10}  {'all seeds':>10}  from"
+    yield f"{'method':<18} {'labels':>7} {'runs':>5}  {'images a step':>14}  {'a run':>10}  {'together':>10}  from"
     for (method, labels), row in _rows(runs, missing).items():
         seconds, measured = spent[row[0].key]
         step = cost.images(row[0])
@@ -150,12 +114,12 @@ def report(study: sweep.Profile, notebooks: Iterable[str], device: torch.device)
     yield ""
     yield "images a step: with gradient + without. records: measured steps of this device, method, image size, encoder"
     yield f"operations: counted, at {time.rate / 1e9:,.1f} GFLOP/s, {time.source}"
-    if cost.faces(study.dataset, runs[0].dataset_options) is None:
+    if cost.faces(study.dataset, study.shared.get("dataset_options", {})) is None:
         yield f"{study.dataset}: how many faces it has is not known here: evaluations and memories are not counted"
     yield ""
     yield "notebook: the missing runs that it asks for (a run is made once, whichever notebooks share it)"
     for name in notebooks:
-        wanted = [config for config in asked(study, name) if config.key in spent]
+        wanted = [config for config in plan.of_notebook(study, name) if config.key in spent]
         yield f"  {name:<36} {len(wanted):>5} runs  {hours(total(spent[c.key][0] for c in wanted)):>10}"
     yield ""
     yield from _disk(study, missing)

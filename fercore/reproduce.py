@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fercore import paths, setting, sweep
+from fercore import paths, plan, setting, sweep
 from fercore import price as price_
 from fercore.errors import UserError
 
@@ -27,7 +27,7 @@ def reproduce(
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
     # All training first, under one progress bar; the notebooks then find their records.
-    sweep.complete(study)
+    sweep.complete(study, plan.runs(study, *names))
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
         try:
@@ -68,9 +68,10 @@ def price(
 
 def summary(study: sweep.Profile, names: list[str]) -> Iterator[str]:
     """Which tables, where, what to open."""
-    left = len(sweep.missing(study))
+    whole = plan.runs(study, *names)
+    left = len(sweep.missing(study, whole))
     yield ""
-    yield f"{study.name}: {len(study.runs()) - left} of {len(study.runs())} runs have a record in {study.records}"
+    yield f"{study.name}: {len(whole) - left} of {len(whole)} runs have a record in {study.records}"
     if left:
         yield f"  {left} runs are missing" + ("" if sweep.ready(study) else f": no data at {study.data_root}")
     for table in sorted(study.results.glob("*.md")):

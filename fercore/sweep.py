@@ -8,19 +8,20 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
 
+from fercore import expressions, paths, pretrain, records, text, train, workers
 from fercore import methods as methods_
-from fercore import paths, pretrain, records, train, workers
 from fercore.config import WORDS, Run, typed
 from fercore.datasets import NAMES
 from fercore.errors import UserError
 from fercore.pretrain import Pretrain
 
 GRID = {"labels": int, "seeds": int, "split_seeds": int, "methods": str}
-OTHER = {"profile", "data_root", "notebooks", "start", "dataset"}
+OTHER = {"profile", "data_root", "notebooks", "points", "start", "dataset"}
 SHARED = {f.name for f in dataclasses.fields(Run)} - {"labels", "seed", "split_seed", "method", "start", "start_keys"}
 
 
@@ -41,6 +42,7 @@ class Profile:
     start_keys: dict = field(default_factory=dict)
     pretrain: Pretrain | None = None
     notebooks: dict[str, dict] = field(default_factory=dict)
+    points: dict[str, list[int]] = field(default_factory=dict)  # labels and seeds of plan.py's points
 
     @property
     def records(self) -> Path:
@@ -100,6 +102,12 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
     notebooks = values.get("notebooks") or {}
     if not isinstance(notebooks, dict) or not all(isinstance(extra or {}, dict) for extra in notebooks.values()):
         raise UserError(f"{file}: notebooks: expected name: {{parameter: value}}, got {notebooks!r}")
+    around = values.get("points") or {}
+    if not isinstance(around, dict) or set(around) - {"labels", "seeds"}:
+        raise UserError(f"{file}: points: expected labels and seeds, each a list, got {around!r}")
+    for key, given in around.items():
+        if not isinstance(given, list) or not given or not set(given) <= set(values[key]):
+            raise UserError(f"{file}: points: {key}: expected some of {values[key]}, got {given!r}")
     try:
         shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})
     except UserError as error:
@@ -124,6 +132,7 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
         start_keys=keys,
         pretrain=first,
         notebooks={str(notebook): extra or {} for notebook, extra in notebooks.items()},
+        points=around,
     )
     try:
         for config in study.runs():
@@ -181,12 +190,15 @@ def complete(
     Several processes share the device and take the runs one after another.
 
     Without the data nothing is trained: the committed records are returned, and a table shows the
-    rest as "not run". A run that fails leaves a record with its error and does not stop the others;
-    bad input (UserError) and Ctrl-C do. Both leave every finished run on disk.
+    rest as "not run"; so it does with a run whose text encoder is not the profile's own and not at hand. A run that
+    fails leaves a record with its error and does not stop the others; bad input (UserError) and Ctrl-C do. Both leave
+    every finished run on disk.
     """
     todo = ordered(missing(study, runs))
     for config in todo:
         train.resolve(config.method, config.options)  # a wrong name is said before hours of pre-training
+    if todo and ready(study):
+        todo = [config for config in todo if config.text == study.shared.get("text", Run.text) or at_hand(config.text)]
     if not todo or not ready(study):
         return records.read(study.records)
     place = {"data_root": study.data_root, "results": study.results, "device": device}
@@ -194,6 +206,15 @@ def complete(
         pretrain.run(study.pretrain, **place, progress=progress)
     workers.make(study.name, todo, place | {"keep_weights": keep_weights}, processes=processes, progress=progress)
     return records.read(study.records)
+
+
+@cache
+def at_hand(encoder: str) -> bool:
+    """Whether this text encoder's vectors can be had here, from the cache, from its weights or from a network."""
+    try:
+        return text.table(encoder, Run.prompt, expressions.EXPRESSIONS) is not None
+    except UserError:
+        return False
 
 
 def ordered(runs: Iterable[Run]) -> list[Run]:

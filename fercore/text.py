@@ -1,8 +1,8 @@
 """Prompt tables: one unit vector per class, from a frozen text encoder (SIT-FER III-B).
 
 The encoder never changes, so its output for a prompt is a [k, t] table: computed once, cached by
-(encoder, sentences), and the encoder is loaded only on a miss. Three controls ask whether the
-words matter at all: random, orthogonal and one-hot vectors.
+(encoder, sentences), and the encoder is loaded only on a miss. Controls ask whether the words matter at
+all: random, orthogonal and one-hot vectors, those of the released code, and the right ones under the wrong classes.
 """
 
 import logging
@@ -40,8 +40,12 @@ def table(encoder: str, prompt: str, classes: tuple[str, ...]) -> Float[Tensor, 
     """Unit rows, one per class, fp32 on the CPU.
 
     `encoder`: "clip:MODEL/WEIGHTS" (any open_clip model), "minilm", "sentence:NAME_OR_FOLDER" (any
-    sentence-transformers model), or a control: "random", "orthogonal", "onehot". Raises UserError.
+    sentence-transformers model), a control: "random", "orthogonal", "onehot", "released", or "shuffled:ENCODER",
+    where every class has the vector of the one before it. Raises UserError.
     """
+    shuffled, _, true = encoder.partition(":")
+    if shuffled == "shuffled":
+        return table(true, prompt, classes).roll(1, 0)
     if encoder in CONTROLS:
         return F.normalize(CONTROLS[encoder](len(classes)), dim=1)
     lines = sentences(prompt, classes)
@@ -80,7 +84,7 @@ def encode(encoder: str, lines: list[str]) -> Float[Tensor, "k t"]:
     """Run the text encoder. Raises UserError where its package or its weights are missing."""
     kind, _, name = encoder.partition(":")
     if kind not in ENCODERS:
-        known = "clip:MODEL/WEIGHTS, minilm, sentence:NAME, random, orthogonal, onehot"
+        known = f"clip:MODEL/WEIGHTS, minilm, sentence:NAME, {', '.join(CONTROLS)}, shuffled:ENCODER"
         raise UserError(f"text: {encoder!r} is unknown; choose one of {known}")
     return ENCODERS[kind](name, lines)
 
@@ -148,5 +152,22 @@ def _onehot(k: int) -> Tensor:
     return torch.eye(k, CONTROL_WIDTH)
 
 
+def _released(k: int) -> Tensor:
+    """SIT-FER's released text vectors (audit, points 1-5): an untrained transformer, read at the name of the class.
+
+    Three encoder layers, 512 wide, 8 heads; of a prompt only the name is a word, and the other 76 places are
+    padded with token 0, which is the first class. Drawn from seed 0.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        words = torch.nn.Embedding(k, CONTROL_WIDTH)
+        encoder = torch.nn.Transformer(CONTROL_WIDTH, 8, 3, 1, batch_first=True).encoder.eval()
+    tokens = torch.zeros(k, 77, dtype=torch.int64)
+    tokens[:, 0] = torch.arange(k)
+    with torch.no_grad():
+        return encoder(words(tokens))[:, 0]
+
+
 ENCODERS: dict[str, Callable[[str, list[str]], Tensor]] = {"clip": _clip, "sentence": _sentence, "minilm": _minilm}
 CONTROLS: dict[str, Callable[[int], Tensor]] = {"random": _random, "orthogonal": _orthogonal, "onehot": _onehot}
+CONTROLS["released"] = _released

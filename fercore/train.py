@@ -176,6 +176,7 @@ def set_up(config: Run, data_root: str | Path | None, results: Path, device: str
         len(classes),
         text_width=None if table is None else table.shape[1],
         projection=getattr(options, "projection", 0) or None,
+        unit=getattr(options, "unit", False),
         bf16=bf16,
         seed=config.seed,
     )
@@ -319,12 +320,13 @@ def train_step(run: Training, step: int) -> None:
 def evaluate(run: Training, rows: np.ndarray) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"] | None]:
     """Class probabilities of the averaged model for these rows of the data set: classifier, and fused levels."""
     model, size = run.ema.model, run.config.image_size
+    weights = run.method.fusion(run.options) if hasattr(run.method, "fusion") else None
     alone, fused = [], []
     for part in torch.from_numpy(rows).split(256):
         output = model(augment.centre(setting.take(run.images, part, run.device), size))
         alone.append(output.logits.softmax(1))
         if hasattr(run.method, "levels"):
-            fused.append(fuse(run.method.levels(model, output, run.state, run.options)))
+            fused.append(fuse(run.method.levels(model, output, run.state, run.options), weights))
     return torch.cat(alone), torch.cat(fused) if fused else None
 
 

@@ -25,6 +25,7 @@ IMAGES = {  # the passes that the equations ask for: (with gradient, without)
     "flexmatch": (B + M, M),
     "simmatch": (B + M, M),
     "freematch": (B + M, M),
+    "audit": (B + M, M),
 }
 
 

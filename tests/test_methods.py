@@ -18,7 +18,7 @@ NAMES = [
 LEARN_FROM_WEAK = {"pseudolabel", "mixmatch", "remixmatch", "marginmix", "adacm"}  # the others' weak views only teach
 # What makes every face enter the loss, and what makes the labelled loss the plain one.
 ALL_KEPT = {"adacm": {"floor": 0.0, "beta": 0.0}, "lion": {"floor": 0.0, "beta": 0.0}}
-PLAIN = {"uda": {"signal": "none"}, "adacm": {"lambda_s": 1.0}, "lion": {"lambda_s": 1.0}}
+PLAIN = {"audit": {"code": []}, "uda": {"signal": "none"}, "adacm": {"lambda_s": 1.0}, "lion": {"lambda_s": 1.0}}
 PLAIN |= {name: {"alpha": 0.0} for name in ("mixmatch", "remixmatch", "marginmix")}
 
 

@@ -1,13 +1,12 @@
 """The price of a study: bytes as they come out, what each notebook asks for, and the lines of a dry run."""
 
-import json
 import re
 
 import pytest
 import torch
 import yaml
 
-from fercore import bench, checkpoint, cost, paths, pretrain, price, records, setting, sweep, train
+from fercore import bench, checkpoint, cost, paths, plan, pretrain, price, records, setting, sweep, train
 from fercore.config import Run
 
 CPU = torch.device("cpu")
@@ -56,16 +55,11 @@ GIVEN = {
 
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
-    """A function that writes a YAML with these changes, beside a folder of notebooks of one call each."""
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    """A function that writes a YAML with these changes; its notebook "one" asks for FixMatch."""
+    monkeypatch.setitem(plan.NOTEBOOKS, "one", lambda study: study.runs(["fixmatch"]))
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
 
-    def write(call="sweep.complete(study)", **changes):
-        cells = [
-            {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["rows = ['fixmatch']\n", "n = []"]},
-            {"cell_type": "code", "metadata": {}, "source": f"records = report.of({call})"},
-        ]
-        (tmp_path / "one.ipynb").write_text(json.dumps({"cells": cells}))
+    def write(**changes):
         path = tmp_path / "toy.yaml"
         path.write_text(yaml.safe_dump(GIVEN | changes))
         return path
@@ -73,43 +67,15 @@ def profile(tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize(
-    "call, runs",
-    [
-        ("sweep.complete(study)", 10),
-        ("closeup.complete(study)", 0),
-        ("sweep.complete(study, study.runs(methods=['supervised']))", 4),
-        ("sweep.complete(study, study.runs(methods=rows, labels=[7]), progress=False)", 2),
-        ("sweep.complete(study, study.runs(labels=n))", 10),
-        ("sweep.complete(study, study.runs(methods=report.ROWS))", 10),
-    ],
-)
-def test_what_a_notebook_asks_for(profile, call, runs):
-    study = sweep.load_profile(profile(call))
-    assert len(price.asked(study, "one")) == runs
-
-
-def test_parameters_of_the_profile_stand_before_those_of_the_notebook(profile):
-    path = profile("sweep.complete(study, study.runs(methods=rows))", notebooks={"one": {"rows": ["supervised"]}})
-    assert {c.method for c in price.asked(sweep.load_profile(path), "one")} == {"supervised"}
-
-
-def test_committed_notebooks_are_understood():
-    study = sweep.load_profile("fer2013")
-    for name in study.notebooks:
-        assert all(config in study.runs() for config in price.asked(study, name)), name
-    assert price.asked(study, "00_claims") == study.runs() and price.asked(study, "01_one_step") == []
-
-
 # The report
 
 
 def test_report_of_a_profile(profile):
-    study = sweep.load_profile(profile("sweep.complete(study, study.runs(methods=rows))"))
+    study = sweep.load_profile(profile())
     (made,) = sweep.complete(study, study.runs()[:1], device="cpu", progress=False)
     made["provenance"]["seconds"] = 2.0
     records.write(study.records, records.canonical(made) + "\n")
-    lines = list(price.report(study, ["one"], CPU))
+    lines = list(price.report(study, ["own", "one"], CPU))
     assert "9 of 10 runs are missing" in lines[0]
     rows = [line.split() for line in lines if re.match(r"\S+ +(all|\d+) +\d+ ", line)]
     assert [row[:3] for row in rows] == [
@@ -118,6 +84,7 @@ def test_report_of_a_profile(profile):
     ]  # fmt: skip
     assert [row[-1] for row in rows] == ["records", "operations", "operations", "records", "operations"]
     assert any(line.startswith("  one ") and "4 runs" in line for line in lines)
+    assert any(line.startswith("  own ") and "9 runs" in line for line in lines)  # one of the user's: the grid
     assert any(line.startswith("operations: counted, at ") and "the median of 1 records" in line for line in lines)
     for kind in ("records", "checkpoint", "weights", "faces"):
         assert sum(line.startswith(f"  {kind} ") for line in lines) == 1
@@ -127,7 +94,7 @@ def test_report_of_a_profile(profile):
 def test_report_when_nothing_is_missing(profile):
     study = sweep.load_profile(profile(labels=[7], seeds=[0], methods=["supervised"]))
     sweep.complete(study, device="cpu", progress=False)
-    lines = list(price.report(study, ["one"], CPU))
+    lines = list(price.report(study, ["own"], CPU))
     assert "0 of 1 runs are missing" in lines[0] and not any(line.startswith("disk") for line in lines)
 
 
@@ -147,8 +114,8 @@ def test_price_of_the_papers_profiles_without_data_or_weights(name, monkeypatch,
     monkeypatch.setattr(cost, "small", lambda config, *true_size: plain(config))
     study = sweep.load_profile(name, results=tmp_path / "results")
     lines = list(price.report(study, study.notebooks, setting.device("cpu")))
-    assert not sweep.ready(study) and f"{len(study.runs())} of {len(study.runs())} runs" in lines[0]
+    assert not sweep.ready(study) and f"{len(plan.runs(study))} of {len(plan.runs(study))} runs" in lines[0]
     rows = [line for line in lines if line.endswith(" operations")]
-    assert len(rows) == (len(study.methods) - 1) * len(study.labels) + 1
+    assert len(rows) == (len(study.methods) - 1) * len(study.labels) + 1 + 1  # every label is one row, the audit too
     assert any("weights/resnet18_msceleb.pth: not there yet" in line for line in lines)
     assert not study.results.exists()

@@ -39,6 +39,7 @@ class Trial:
         text = table if uses_text else None
         projection = getattr(self.config, "projection", 0) or None
         self.model = ImageEncoder("toy", K, text_width=8 if uses_text else None, projection=projection)
+        self.model.unit = getattr(self.config, "unit", False)
         self.slots = torch.arange(9)
         width = self.model.width, self.model.embedding_width
         context = Context(K, SLOTS, self.slots, torch.arange(9, SLOTS), *width, text, seed=0)

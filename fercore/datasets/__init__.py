@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 from fercore.datasets import faces
@@ -10,20 +11,27 @@ from fercore.errors import UserError
 
 __all__ = ["NAMES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Faces", "duplicates_across", "load", "source"]
 
+CHANNELS = ("rgb", "bgr")
 NAMES = ("facs", "fer2013", "rafdb", "sfew", "affectnet", "ckplus", "expw", "own")
 
 
-def load(name: str, root: str | Path | None = None, *, size: int | None = None, **options) -> Faces:
+def load(
+    name: str, root: str | Path | None = None, *, size: int | None = None, channels: str = "rgb", **options
+) -> Faces:
     """The faces of data set `name` at `root`, as uint8 [n, c, h, w] at their native size.
 
     Photographs that differ in size are resized to size x size (default 224), and "facs", which needs no root,
-    is drawn at `size` (default 64); elsewhere it is without effect. `options` are the loader's own: see its
-    `source`, or `facs.faces`. Raises UserError for an unknown name or option, a root that is missing or laid
-    out otherwise, and an unreadable image.
+    is drawn at `size` (default 64); elsewhere it is without effect. `channels`: "bgr" swaps red and blue, as the
+    released codes of SIT-FER and Ada-CM do. `options` are the loader's own: see its `source`, or `facs.faces`.
+    Raises UserError for an unknown name or option, a root that is missing or laid out otherwise, and an
+    unreadable image.
     """
     if name == "facs" and size is not None:
         options["size"] = size
-    return faces.cached(name, source(name, root, **options), options, size)
+    if channels not in CHANNELS:
+        raise UserError(f"{name}: channels: {channels!r} is unknown; use one of {', '.join(CHANNELS)}")
+    found = faces.cached(name, source(name, root, **options), options, size)
+    return found if channels == "rgb" else replace(found, images=found.images[:, ::-1])
 
 
 def source(name: str, root: str | Path | None = None, **options) -> Source:

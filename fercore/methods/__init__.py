@@ -11,7 +11,8 @@ and, where it needs them,
 * `state(context, config) -> nn.Module`: what it remembers, in buffers; its parameters, if any, are trained;
 * `prepare(encode, slots, labels, state)`: called once before the first step, with all labelled faces;
 * `refresh(encode, slots, labels, state, config)`: the same, `config.epochs` times during the run;
-* `levels(model, output, state, config)`: named probabilities that are fused for a second prediction;
+* `levels(model, output, state, config)`: named probabilities that are fused for a second prediction, with the
+  weights of `fusion(config)`, else equally;
 * `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code ("authors": the original ones);
 * `ALL_LABELS = True`: it trains on every label, whatever the budget.
 
@@ -72,6 +73,7 @@ class Context(NamedTuple):
 
 from fercore.methods import (  # noqa: E402  (they need the types above)
     adacm,
+    audit,
     fixmatch,
     flexmatch,
     freematch,
@@ -87,7 +89,7 @@ from fercore.methods import (  # noqa: E402  (they need the types above)
     uda,
 )
 
-METHODS: dict[str, ModuleType] = {  # in the order of SIT-FER's Table I, then the rows that it omits
+METHODS: dict[str, ModuleType] = {  # in the order of SIT-FER's Table I, then the rows that it omits, then the audit
     "supervised": supervised,
     "pseudolabel": pseudolabel,
     "mixmatch": mixmatch,
@@ -102,6 +104,7 @@ METHODS: dict[str, ModuleType] = {  # in the order of SIT-FER's Table I, then th
     "flexmatch": flexmatch,
     "simmatch": simmatch,
     "freematch": freematch,
+    "audit": audit,
 }
 
 

@@ -20,7 +20,7 @@ from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.fusion import DistributionAlignment, fuse, similarity, similarity_softmax
 from fercore.losses import masked_mean, soft_cross_entropy
-from fercore.memory import InstanceMemory
+from fercore.memory import VOTES, InstanceMemory
 from fercore.methods import Batch, Context, Encode, Step
 
 VIEWS = {"weak": 1, "strong": 1}
@@ -40,8 +40,11 @@ class Config:
     lambda_2: float = 0.5  # chosen: ratio of the released weights
     window: int = 32  # chosen: batch means in the alignment, CoMatch's
     projection: int = 0  # chosen: no head, because no loss trains one; else its width
+    vote: str = "sum"  # stated (7); "mean" or "prior": see memory.VOTES
 
     def __post_init__(self):
+        if self.vote not in VOTES:
+            raise UserError(f"vote: {self.vote!r}; expected one of {', '.join(VOTES)}")
         if not self.levels or set(self.levels) - set(Config.levels):
             raise UserError(f"levels: {self.levels!r}; expected one or more of {', '.join(Config.levels)}")
 
@@ -84,7 +87,7 @@ def levels(model: ImageEncoder, output: Output, state: State, config: Config) ->
     of = {
         "semantic": lambda: output.logits.softmax(1),
         "text": lambda: similarity_softmax(model.to_text(output.feature), state.text, config.t_text),  # (5)
-        "instance": lambda: state.memory.vote(output.embedding, config.t_instance),  # (6, 7)
+        "instance": lambda: state.memory.vote(output.embedding, config.t_instance, config.vote),  # (6, 7)
     }
     return {name: of[name]() for name in config.levels}
 

@@ -1,0 +1,147 @@
+"""Which runs a study is made of: points around SIT-FER, runs of each notebook, their union."""
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from fercore import paths, plan, sweep
+from fercore.config import Run
+from fercore.errors import UserError
+from fercore.methods import audit, resolve
+from fercore.text import CONTROLS, PROMPTS
+
+STUDIES = ("fer2013", "rafdb", "sfew", "affectnet")
+
+
+def changed(config, base):
+    """The fields in which two runs differ."""
+    one, other = asdict(config), asdict(base)
+    return {name for name in one if one[name] != other[name]}
+
+
+def keys(runs):
+    return {config.key for config in runs}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("notebook", plan.POINTS)
+def test_every_point_is_a_run_that_can_be_made(name, notebook):
+    study = sweep.load_profile(name)
+    for _, runs in plan.points(study, notebook):
+        assert [c.seed for c in runs] == study.seeds and {c.labels for c in runs} == set(study.points["labels"])
+        for config in runs:
+            resolve(config.method, config.options)
+
+
+def test_a_point_changes_one_thing():
+    study = sweep.load_profile("rafdb")
+    sitfer, fixmatch = plan.base(study)[0], plan.base(study, "fixmatch")[0]
+    for notebook in ("13_figure4_thresholds", "16_sensitivity"):
+        for point, (config, *_) in plan.points(study, notebook):
+            base = fixmatch if "FixMatch" in point.axis else sitfer
+            assert len(changed(config, base)) == 1 and len(config.options) <= 1, point
+    for point, (config, *_) in plan.points(study, "12_table3_prompts"):
+        assert changed(config, sitfer) <= {"text", "prompt"}, point
+
+
+def test_table_iii_and_the_controls_of_its_words():
+    study = sweep.load_profile("rafdb")
+    found = [(config.text, config.prompt) for _, (config, *_) in plan.points(study, "12_table3_prompts")]
+    assert found[:3] == [("clip:ViT-B-32/openai", prompt) for prompt in PROMPTS]
+    assert {text for text, _ in found} == {
+        "clip:ViT-B-32/openai", "shuffled:clip:ViT-B-32/openai", "minilm", *CONTROLS,
+    }  # fmt: skip
+    assert len(found) == len(set(found)) == 9 + len(CONTROLS)
+
+
+def test_figure_4_surrounds_the_values_of_the_table():
+    values = {}
+    for point in plan.thresholds(sweep.load_profile("rafdb")):
+        values.setdefault(point.axis, []).append(float(point.value))
+    for axis, least, most in (("tau", 0.6, 0.95), ("delta", 0.8, 0.99)):
+        default = getattr(resolve("sitfer")[1], axis)
+        assert min(values[axis]) == least < default < max(values[axis]) == most and default not in values[axis]
+
+
+def test_the_ladder_goes_both_ways_between_the_same_ends():
+    study = sweep.load_profile("rafdb")
+    base = plan.base(study)[0]
+    rungs = plan.rungs(study)
+    assert set(rungs) == {"words", "ema", "colour", *audit.POINTS}
+    points = {(point.axis, point.value): runs[0] for point, runs in plan.points(study, "50_paper_versus_code")}
+    code = points.pop(("end", "code"))
+    assert code.options == {"code": list(audit.POINTS)} and code.text == "released" and code.ema == 0
+    assert code.dataset_options == {"channels": "bgr"}
+    assert len(points) == 2 * len(rungs)
+    for name in rungs:
+        up, down = points["from the paper", name], points["from the code", name]
+        if name in audit.POINTS:
+            assert up.options == {"code": [name]} and changed(up, base) == {"method", "options"}
+            assert set(code.options["code"]) - set(down.options["code"]) == {name}
+            assert changed(down, code) == {"options"}
+        else:
+            assert up.options == {} and len(changed(up, base)) == 1
+            assert changed(down, code) == changed(up, base)
+            (field,) = changed(up, base)
+            assert getattr(up, field) == getattr(code, field) and getattr(down, field) == getattr(base, field)
+
+
+def test_grey_faces_have_no_colours_to_swap():
+    assert "colour" not in plan.rungs(sweep.load_profile("fer2013"))
+
+
+def test_points_keep_the_options_of_the_profile():
+    base = Run("facs", "sitfer", 14, dataset_options={"n": 70}, options={"tau": 0.7})
+    swapped = plan.Point("", "", {"dataset_options": {"channels": "bgr"}, "options": {"delta": 0.9}})(base)
+    assert swapped.dataset_options == {"n": 70, "channels": "bgr"}
+    assert swapped.options == {"tau": 0.7, "delta": 0.9} and base.options == {"tau": 0.7}
+
+
+def test_one_learning_rate_is_divided_and_multiplied():
+    rates = {config.lr for point, (config, *_) in plan.points(sweep.load_profile("rafdb"), "16_sensitivity")}
+    assert rates == {1e-4, 3e-4, 3.33e-5}
+
+
+def test_runs_are_the_union_each_once():
+    study = sweep.load_profile("fer2013")
+    everything = plan.runs(study)
+    keys = [config.key for config in everything]
+    assert len(keys) == len(set(keys))
+    assert keys[: len(study.runs())] == [config.key for config in study.runs()]
+    for name in study.notebooks:
+        of = [config.key for config in plan.runs(study, name)]
+        assert len(of) == len(set(of)) and set(of) <= set(keys)
+    assert plan.runs(study, "01_one_step") == [] and plan.of_notebook(study, "somebody's own") == study.runs()
+
+
+def test_tables_and_claims_have_no_points_but_table_iii():
+    study = sweep.load_profile("fer2013")
+    for notebook in ("10_table2_components", "11_table1_comparison", "15_features"):
+        assert keys(plan.runs(study, notebook)) <= keys(study.runs()), notebook
+    grid = keys(study.runs())
+    beyond = [config for config in plan.runs(study, "00_claims") if config.key not in grid]
+    assert {config.prompt for config in beyond} == set(PROMPTS[1:]) and {config.text for config in beyond} == {"minilm"}
+
+
+def test_seeds_and_budgets_of_the_points_are_the_profiles_choice():
+    study = replace(sweep.load_profile("fer2013"), points={"labels": [400], "seeds": [1]})
+    assert {(c.labels, c.seed) for _, runs in plan.points(study, "13_figure4_thresholds") for c in runs} == {(400, 1)}
+    study = replace(study, points={})
+    assert {(c.labels, c.seed) for c in plan.base(study)} == {(2000, 0), (2000, 1), (2000, 2)}
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("[2000]", r"points: expected labels and seeds, each a list, got \[2000\]"),
+        ("{budget: [400]}", "points: expected labels and seeds"),
+        ("{labels: 400}", "points: labels: expected some of .*, got 400"),
+        ("{labels: [77]}", r"points: labels: expected some of \[2000, 400\], got \[77\]"),
+        ("{seeds: []}", "points: seeds: expected some of"),
+    ],
+)
+def test_points_of_a_profile_are_checked(given, said, tmp_path):
+    text = (paths.PARAMS / "fer2013.yaml").read_text().replace("points: {labels: [2000]}", f"points: {given}")
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        sweep.load_profile(tmp_path / "wrong.yaml")
