@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from fercore import paths, plan, pretrain, records, setting, sweep, train, transfer
+from fercore import dumps, paths, plan, pretrain, records, setting, sweep, train, transfer
 from fercore import reproduce as door
 from fercore.config import Run
 from fercore.errors import UserError
@@ -74,6 +74,9 @@ def sweep_(
     processes: Annotated[int, typer.Option(min=1, help="So many runs at a time, on one device.")] = 1,
     device: Device = "auto",
     keep_weights: Annotated[bool, typer.Option(help="Leave each averaged model in RESULTS/weights.")] = False,
+    dump: Annotated[
+        int, typer.Option(min=0, help="Leave what the levels say of so many unlabelled faces in RESULTS/dumps.")
+    ] = 0,
 ):
     """Make a profile's missing runs, without notebooks, cheap ones first. --part shares them out over machines."""
     study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
@@ -90,9 +93,37 @@ def sweep_(
         chosen = study.runs(methods=methods, labels=labels) if methods or labels else plan.runs(study)
     chosen = [run for run in chosen if not seeds or run.seed in seeds]
     mine = sweep.ordered(chosen)[int(first) :: int(every)]
-    sweep.complete(study, mine, device=device, keep_weights=keep_weights, processes=processes)
+    sweep.complete(study, mine, device=device, keep_weights=keep_weights, dump=dump, processes=processes)
     whole = plan.runs(study)
     typer.echo(f"{study.records}: {len(sweep.missing(study, whole))} runs of {len(whole)} are missing")
+    if dump and (bare := [run.key for run in mine if not dumps.file(study.results, run.key).exists()]):
+        typer.echo(f"{len(bare)} runs have no dump: `python -m fercore dump` makes it by training them again", err=True)
+
+
+@app.command("dump")
+def dump_(
+    params: Annotated[str, typer.Argument(help="A YAML of params/, or its name.")],
+    labels: Annotated[int, typer.Option(help="Budget.")],
+    seed: Annotated[int, typer.Option(help="Of the profile's seeds.")] = 0,
+    method: Annotated[str, typer.Option(help="Its name, or with a variant.")] = "sitfer",
+    faces: Annotated[int, typer.Option(min=1, help="So many unlabelled faces.")] = dumps.SIZE,
+    data_root: Root = None,
+    results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    device: Device = "auto",
+):
+    """What the levels of one run say of unlabelled faces. A run that has its record is trained again for it."""
+    study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
+    chosen = [run for run in study.runs([method], [labels]) if run.seed == seed]
+    if not chosen:
+        raise UserError(f"{params}: seed {seed} is none of its seeds {', '.join(map(str, study.seeds))}")
+    train.resolve(method, chosen[0].options)
+    if not sweep.ready(study):
+        raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
+    made = dumps.complete(study, chosen[0], faces, device=device)
+    if made is None:
+        raise UserError(f"{chosen[0].key}: it leaves no face unlabelled, or a checkpoint without dump was gone on from")
+    said = f"{', '.join(made.names)}; steps {', '.join(map(str, made.steps))}"
+    typer.echo(f"{made.path}: {len(made.rows):,} faces; {said}")
 
 
 @app.command("train")

@@ -182,11 +182,13 @@ def complete(
     *,
     device: str = "auto",
     keep_weights: bool = False,
+    dump: int = 0,
     processes: int = 1,
     progress: bool = True,
 ) -> list[dict]:
     """Make what is missing, the start first, and return all records of the profile.
 
+    With `keep_weights` and `dump`, what is made leaves its weights and its dump; what has its record does not.
     Several processes share the device and take the runs one after another.
 
     Without the data nothing is trained: the committed records are returned, and a table shows the
@@ -201,10 +203,10 @@ def complete(
         todo = [config for config in todo if config.text == study.shared.get("text", Run.text) or at_hand(config.text)]
     if not todo or not ready(study):
         return records.read(study.records)
+    begin(study, device=device, progress=progress)
     place = {"data_root": study.data_root, "results": study.results, "device": device}
-    if study.pretrain and not pretrain.file(study.results, study.pretrain.key).exists():
-        pretrain.run(study.pretrain, **place, progress=progress)
-    workers.make(study.name, todo, place | {"keep_weights": keep_weights}, processes=processes, progress=progress)
+    place |= {"keep_weights": keep_weights, "dump": dump}
+    workers.make(study.name, todo, place, processes=processes, progress=progress)
     return records.read(study.records)
 
 
@@ -215,6 +217,13 @@ def at_hand(encoder: str) -> bool:
         return text.table(encoder, Run.prompt, expressions.EXPRESSIONS) is not None
     except UserError:
         return False
+
+
+def begin(study: Profile, *, device: str = "auto", progress: bool = True) -> None:
+    """Make the start that the profile's runs share, where it is missing."""
+    if study.pretrain and not pretrain.file(study.results, study.pretrain.key).exists():
+        place = {"data_root": study.data_root, "results": study.results, "device": device}
+        pretrain.run(study.pretrain, **place, progress=progress)
 
 
 def ordered(runs: Iterable[Run]) -> list[Run]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fercore import augment, checkpoint, metrics, paths, pretrain, records, setting, splits, starts, text
+from fercore import augment, checkpoint, dumps, metrics, paths, pretrain, records, setting, splits, starts, text
 from fercore.config import Run
 from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
@@ -117,6 +117,7 @@ class Training:
     tally: Tally
     history: list[dict]
     best: dict[str, dict]  # evaluations: best on test, and chosen on validation
+    dump: dumps.Unfinished | None = None
     step: int = 0
     seconds: float = 0.0
 
@@ -130,6 +131,7 @@ class Training:
             "tally": self.tally.sums,
             "history": self.history,
             "best": self.best,
+            "dump": self.dump.state_dict() if self.dump else None,
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -142,6 +144,8 @@ class Training:
         self.state.load_state_dict(saved["state"])
         self.tally.sums = saved["tally"]
         self.history, self.best = saved["history"], saved["best"]
+        if self.dump and saved.get("dump"):
+            self.dump.load_state_dict(saved["dump"])
         self.step, self.seconds = saved["step"], saved["seconds"]
 
 
@@ -330,6 +334,20 @@ def evaluate(run: Training, rows: np.ndarray) -> tuple[Float[Tensor, "n k"], Flo
     return torch.cat(alone), torch.cat(fused) if fused else None
 
 
+@torch.inference_mode()
+def levels(run: Training, rows: Int64[Tensor, " n"]) -> dict[str, Float[Tensor, "n k"]]:
+    """What each level of the averaged model says of these rows; the classifier alone where the method has no levels."""
+    said: dict[str, list[Tensor]] = {}
+    for part in rows.split(256):
+        output = run.ema.model(augment.centre(setting.take(run.images, part, run.device), run.config.image_size))
+        p = {"semantic": output.logits.softmax(1)}
+        if hasattr(run.method, "levels"):
+            p = run.method.levels(run.ema.model, output, run.state, run.options)
+        for name, level in p.items():
+            said.setdefault(name, []).append(level)
+    return {name: torch.cat(parts) for name, parts in said.items()}
+
+
 def log_evaluation(run: Training) -> None:
     """Append one entry to the history and keep the evaluations that are reported in full."""
     entry = {"step": run.step, **run.tally.read()}
@@ -356,6 +374,8 @@ def log_evaluation(run: Training) -> None:
         if chosen_by is not None and chosen_by > kept["chosen_by"]:
             kept["selected"], kept["chosen_by"] = full, chosen_by
     run.history.append(entry)
+    if run.dump and run.step in run.dump.steps:
+        run.dump.add(run.step, levels(run, run.dump.rows))
 
 
 def summary(run: Training) -> dict:
@@ -376,13 +396,15 @@ def run(
     device: str = "auto",
     checkpoint_every: int = 200,
     keep_weights: bool = False,
+    dump: int = 0,
     progress: bool = True,
     watch: Callable[[int], None] | None = None,
 ) -> dict:
     """Train, and return the record; it is appended to `results`/records.jsonl when the run is finished.
 
-    With `keep_weights` the averaged model and the method's state stay in `results`/weights/KEY.pt. `watch` is told how
-    many steps are done, after each.
+    With `keep_weights` the averaged model and the method's state stay in `results`/weights/KEY.pt. With `dump`, what
+    the levels say of so many unlabelled faces stays in `results`/dumps (dumps.py); it changes nothing of the training.
+    `watch` is told how many steps are done, after each.
 
     A run whose key is already there is not trained again. An interrupted one goes on from its last
     checkpoint and ends in the same record (provenance apart). Raises UserError for bad input.
@@ -391,12 +413,14 @@ def run(
     if done := records.finished(records.read(results / "records.jsonl")).get(config.key):
         return done
     training = set_up(config, data_root, results, device)
+    evaluated = evenly(config.steps, config.evaluations)
+    unlabelled = torch.from_numpy(training.data.pool[training.split.unlabelled])
+    training.dump = dumps.begin(unlabelled, dump, config.split_seed, evaluated)
     saved = results / "checkpoints" / f"{config.key}.pt"
     if state := checkpoint.load(saved, training.device):
         training.load_state_dict(state)
     else:
         prepare(training)
-    evaluated = evenly(config.steps, config.evaluations)
     if config.compile:
         training.model.compile()  # in place: joint forwards go through it as well
     before, started = training.seconds, time.perf_counter()
@@ -439,6 +463,8 @@ def run(
     if keep_weights:
         kept = {"model": training.ema.model.state_dict(), "state": training.state.state_dict()}
         checkpoint.save(results / "weights" / f"{config.key}.pt", kept)
+    if training.dump and training.dump.whole:
+        dumps.write(results, training.dump, record, training.labels[training.dump.rows])
     records.append(results / "records.jsonl", record)
     saved.unlink(missing_ok=True)
     return record
