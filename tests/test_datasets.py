@@ -11,9 +11,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fercore import datasets, paths
+from fercore import datasets, paths, setting
 from fercore.datasets import TEST, TRAIN, VALIDATION, check, duplicates_across, load, pictures
 from fercore.errors import UserError
 from fercore.expressions import EXPRESSIONS
@@ -541,6 +542,17 @@ def test_options_have_caches_of_their_own(folders, tmp_path):
     assert len(caches(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("colour", [True, False])
+def test_colours_in_the_order_of_the_released_codes(root, tmp_path, colour):
+    pixels = [save(root / "faces" / "a" / f"{i}.png", noise(colour=colour)) for i in range(5)]
+    plain, swapped = (load("own", root / "faces", channels=order) for order in ("rgb", "bgr"))
+    np.testing.assert_array_equal(plain.images, pixels)
+    for i, face in enumerate(pixels):
+        np.testing.assert_array_equal(swapped.images[i], face[[2, 1, 0]] if colour else face)
+    assert swapped.fingerprint == plain.fingerprint and len(caches(tmp_path)) == 1  # one decoding serves both
+    assert setting.resident(swapped.images, torch.device("cpu")).shape == (5, 3 if colour else 1, 12, 12)
+
+
 @pytest.mark.parametrize("name", ["images.npy", "columns.npz", "about.json"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "noise"])
 def test_damaged_cache_is_rebuilt(folders, tmp_path, name, damage):
@@ -665,6 +677,7 @@ def test_unknown_option(name, root):
         ("ckplus", {"fold": 10}, "fold=10"),
         ("sfew", {"size": 0}, "size=0"),
         ("rafbd", {}, "unknown data set 'rafbd'; known: facs, fer2013"),
+        ("facs", {"channels": "grb"}, "^facs: channels: 'grb' is unknown; use one of rgb, bgr$"),
     ],
 )
 def test_bad_options(name, options, message, root):

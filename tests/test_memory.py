@@ -66,6 +66,68 @@ def test_vote_of_an_empty_memory_is_uniform(inference):
     assert torch.equal(p, torch.full((3, CLASSES), 0.25))
 
 
+# Other worths of a class's slots, and the released maximum
+
+
+def grown(given=(1, 0, 1, 3), guessed=(1, 1, 0, 1, 1)):
+    """A memory of given and of guessed labels; class 2 has none of either."""
+    memory = filled(range(len(given)), given)
+    slots = torch.arange(len(guessed)) + len(given)
+    memory.admit(slots, unit(len(guessed), 3), torch.tensor(guessed), torch.ones(len(guessed), dtype=torch.bool))
+    # What an empty slot holds must not matter.
+    memory.embedding[~memory.valid] = 9.0
+    memory.label[~memory.valid] = torch.eye(CLASSES)[2]
+    memory.known[-1] = True
+    return memory
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("how", ["sum", "mean", "prior"])
+def test_worth_of_a_class_as_a_loop(how, inference):
+    given, guessed = (1, 0, 1, 3), (1, 1, 0, 1, 1)
+    with torch.inference_mode(inference):
+        p = grown(given, guessed).vote(unit(5, seed=1), 0.1, how)
+    summed = vote_loop(grown(given, guessed), unit(5, seed=1), 0.1).tolist()
+    for row, ours in zip(summed, p.tolist()):
+        there = [(*given, *guessed).count(k) for k in range(CLASSES)]
+        worth = {"sum": [1] * CLASSES, "mean": [1 / max(n, 1) for n in there]}
+        worth["prior"] = [given.count(k) / max(n, 1) for k, n in enumerate(there)]
+        weighed = [v * w for v, w in zip(row, worth[how])]
+        assert ours == pytest.approx([v / sum(weighed) for v in weighed], abs=1e-5)
+        assert sum(ours) == pytest.approx(1, abs=1e-5) and ours[2] == 0
+
+
+def test_worths_differ_once_the_memory_has_grown_and_not_before():
+    z = unit(5, seed=1)
+    sums, means, priors = (grown().vote(z, 0.1, how) for how in ("sum", "mean", "prior"))
+    assert not torch.allclose(sums, priors, atol=1e-2) and not torch.allclose(means, priors, atol=1e-2)
+    assert torch.allclose(filled().vote(z, 0.1), filled().vote(z, 0.1, "prior"), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["mean", "prior"])
+def test_with_nothing_to_vote_every_worth_is_uniform(how):
+    p = InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA).vote(unit(3), 0.05, how)
+    assert torch.equal(p, torch.full((3, CLASSES), 0.25))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_nearest_as_a_loop(inference):
+    memory, z = grown(), unit(6, seed=1)
+    expected = [[0.0] * CLASSES for _ in z]
+    negative = False
+    for score, row in zip(expected, z.tolist()):
+        for i in range(SLOTS):
+            if memory.valid[i]:
+                k, cosine = int(memory.label[i].argmax()), sum(a * b for a, b in zip(row, memory.embedding[i].tolist()))
+                score[k] = max(score[k], cosine)
+                negative |= cosine < 0
+    with torch.inference_mode(inference):
+        ours = memory.nearest(z)
+    assert torch.allclose(ours, torch.tensor(expected), atol=1e-6)
+    assert negative and (ours[:, [0, 1, 3]] == 0).any()  # the floor is felt, and not only by the empty class
+    assert torch.equal(InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA).nearest(z), torch.zeros(6, CLASSES))
+
+
 def test_write_as_a_loop():
     memory, z = filled(), unit(3, seed=2)
     before = memory.embedding.clone()

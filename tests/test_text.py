@@ -155,7 +155,26 @@ def test_controls(k):
     assert torch.equal(tables["onehot"], torch.eye(k, 512))
 
 
-@pytest.mark.parametrize("encoder", ["clipp:a/b", "", "bert", "random:3"])
+def test_released_vectors_hardly_differ():
+    state = torch.get_rng_state()
+    table = text.table("released", "{}", SEVEN)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(3)  # of no effect
+    assert torch.equal(table, text.table("released", "this is a face image of {}", SEVEN))
+    assert table.shape == (7, 512) and torch.allclose(table.norm(dim=1), torch.ones(7), atol=1e-5)
+    pairs = (table @ table.T)[torch.ones(7, 7).triu(1).bool()]
+    assert 0.71 < pairs.mean() < 0.76  # 1b, point 5
+    assert pairs.max() < 0.999  # and yet each class has its own
+
+
+@pytest.mark.parametrize("encoder", ["minilm", *text.CONTROLS])
+def test_shuffled_vectors_are_the_right_ones_under_the_wrong_classes(encoder):
+    true, shuffled = (text.table(name, text.PROMPTS[0], SEVEN) for name in (encoder, f"shuffled:{encoder}"))
+    at = [[torch.equal(row, other) for other in true].index(True) for row in shuffled]
+    assert sorted(at) == list(range(7)) and all(i != k for i, k in enumerate(at))
+
+
+@pytest.mark.parametrize("encoder", ["clipp:a/b", "", "bert", "random:3", "shuffled:bert", "shuffled:"])
 def test_unknown_encoder(cache, encoder):
     with pytest.raises(UserError, match=r"text: .*is unknown; choose one of clip:MODEL/WEIGHTS"):
         text.table(encoder, "a {} face", SEVEN)

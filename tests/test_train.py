@@ -375,7 +375,10 @@ def test_parameters_of_the_state_are_trained_and_checkpointed(toy_root, tmp_path
 # Interruptions
 
 
-@pytest.mark.parametrize("method", ["supervised", "fixmatch", *(m for m in METHODS if hasattr(METHODS[m], "state"))])
+WITH_STATE = [name for name, method in METHODS.items() if hasattr(method, "state")]
+
+
+@pytest.mark.parametrize("method", ["supervised", "fixmatch", *WITH_STATE, "audit/released"])
 def test_resumed_anywhere_a_run_ends_in_the_same_record(method, toy_root, tmp_path, monkeypatch):
     options = {"epochs": 5} if method in ("adacm", "lion") else {}
     config = toy.config(method, steps=10, evaluations=5, labels=12, validation=0.25, options=options)

@@ -31,7 +31,9 @@ def load(
     if channels not in CHANNELS:
         raise UserError(f"{name}: channels: {channels!r} is unknown; use one of {', '.join(CHANNELS)}")
     found = faces.cached(name, source(name, root, **options), options, size)
-    return found if channels == "rgb" else replace(found, images=found.images[:, ::-1])
+    if channels == "rgb" or found.images.shape[1] == 1:  # grey has one channel: nothing to swap
+        return found
+    return replace(found, images=found.images[:, ::-1])
 
 
 def source(name: str, root: str | Path | None = None, **options) -> Source:
