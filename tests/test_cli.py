@@ -11,7 +11,7 @@ import toy
 import yaml
 from safetensors.torch import save_file
 
-from fercore import cli, records, text, train
+from fercore import cli, plan, records, sweep, text, train
 from fercore.errors import UserError
 
 SHORT = (
@@ -126,6 +126,24 @@ def test_sweep_and_its_parts(call, toy_root, tmp_path):
     assert [r["config"]["seed"] for r in records.read(tmp_path / "results" / "records.jsonl")] == [1]
     code, out, _ = call("sweep", profile, *where)
     assert code == 0 and out[-1].endswith("0 runs of 2 are missing")
+
+
+def test_sweep_of_one_notebook(call, toy_root, tmp_path):
+    profile = tmp_path / "mini.yaml"
+    values = {
+        "dataset": "own", "labels": [9], "seeds": [0, 1], "methods": ["supervised"], "steps": 2, "evaluations": 1,
+        "batch": 4, "unlabelled_batch": 4, "image_size": toy.SIZE, "encoder": "toy", "text": "onehot", "lr": 0.001,
+        "notebooks": {"10_table2_components": {}, "12_table3_prompts": {}},
+    }  # fmt: skip
+    profile.write_text(yaml.safe_dump(values))
+    where = ["--data-root", toy_root, "--results", tmp_path / "results", "--device", "cpu"]
+    asked = ["--notebook", "12_table3_prompts", "--methods", "sitfer", "--seeds", "1", "--part", "0/5"]
+    code, out, _ = call("sweep", profile, *where, *asked)
+    made = [r["config"] for r in records.read(tmp_path / "results" / "records.jsonl")]
+    assert code == 0 and {(config["method"], config["seed"]) for config in made} == {("sitfer", 1)}
+    assert len({config["text"] + config["prompt"] for config in made}) == len(made) > 1
+    study = sweep.load_profile(profile)
+    assert out[-1].endswith(f"{len(plan.runs(study)) - len(made)} runs of {len(plan.runs(study))} are missing")
 
 
 def test_dry_run_needs_no_data_and_trains_nothing(call, tmp_path, monkeypatch):

@@ -445,6 +445,24 @@ def test_without_data_nothing_is_trained(profile, tmp_path, monkeypatch):
     assert not sweep.ready(load(profile())) and sweep.ready(load(profile(dataset="facs")))
 
 
+def test_a_text_encoder_that_is_not_at_hand_leaves_out_its_runs(profile, toy_root, tmp_path, monkeypatch):
+    def absent(name, lines):
+        raise UserError("text: not here")
+
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(text.ENCODERS, "clip", absent)
+    sweep.at_hand.cache_clear()
+    study = load(profile(labels=[9], seeds=[0], methods=["sitfer"]), toy_root)
+    (own,) = study.runs()
+    others = [replace(own, text=name) for name in ("clip:toy/toy", "shuffled:clip:toy/toy", "onehot")]
+    made = sweep.complete(study, [own, *others], device="cpu", progress=False)
+    assert [r["config"]["text"] for r in made] == ["orthogonal", "onehot"]
+    # The profile's own encoder is asked for: its absence is an error.
+    study = load(profile(labels=[9], seeds=[0], methods=["sitfer"], text="clip:toy/toy"), toy_root)
+    with pytest.raises(UserError, match="text: not here"):
+        sweep.complete(study, device="cpu", progress=False)
+
+
 def test_the_start_is_made_first_and_once(profile, toy_root):
     start = {"pretrain": {"steps": 2, "batch": 8}}
     study = load(profile(start=start, labels=[9], seeds=[0], methods=["supervised"]), toy_root)
