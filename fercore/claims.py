@@ -32,11 +32,16 @@ from typing import Any
 import yaml
 
 from fercore import paths
+from fercore.config import Run
 from fercore.errors import UserError
 from fercore.records import canonical
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run"
 STATES = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
+
+# What a row of a table is where its claim does not say otherwise: a run with another constant or another wording of
+# the prompt belongs to an ablation, and never to the main row.
+PLAIN = {"options": {}, "prompt": Run.prompt}
 
 # One-sided 95 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom; the normal's beyond.
 T95 = (
@@ -49,8 +54,8 @@ T95 = (
 class Rule:
     """How records answer a claim: `order` lists what a run's config must say, each entry above the one before it.
 
-    With `levels`, the order is that of pseudo-label levels inside the runs of the one entry. `dataset` and `labels`
-    are None where any will do.
+    An entry that names no `options` and no `prompt` means the plain ones. With `levels`, the order is that of
+    pseudo-label levels inside the runs of the one entry. `dataset` and `labels` are None where any will do.
     """
 
     notebook: str
@@ -260,7 +265,7 @@ def _error(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _matches(record: Mapping, wanted: Mapping[str, Any]) -> bool:
-    return all(record["config"].get(key) == value for key, value in wanted.items())
+    return all(record["config"].get(key, PLAIN.get(key)) == value for key, value in {**PLAIN, **wanted}.items())
 
 
 def _on(record: Mapping, rule: Rule) -> bool:

@@ -164,6 +164,31 @@ def test_runs_that_differ_in_more_than_the_row_are_no_pair():
         assert claims.state(TEXT, runs) == "not run"
 
 
+@pytest.mark.parametrize("ablation", [{"options": {"tau": 0.6}}, {"prompt": "this is a face image of {}"}])
+def test_an_ablation_does_not_answer_for_the_main_row(ablation):
+    plain = pair(1.0, 1.1)
+    varied = [synthetic.run("sitfer/text", seed, accuracy=0.9, **ablation) for seed in range(2)]
+    varied += [synthetic.run("sitfer/semantic", seed, accuracy=0.1, **ablation) for seed in range(2)]
+    assert claims.compare(TEXT, varied) == []
+    for records in (plain + varied, varied + plain):
+        assert claims.compare(TEXT, records) == claims.compare(TEXT, plain)
+    fused = claims.find("sit-fer/reliable-pseudo-labels")
+    assert claims.compare(fused, [synthetic.run("sitfer", 0, **ablation)]) == []
+
+
+def test_a_row_that_names_options_or_a_prompt_is_that_run_and_no_other():
+    heights = {0.6: 0.40, 0.8: 0.45, 0.9: 0.43}
+    runs = [synthetic.run("sitfer", 0, accuracy=h, options={"tau": tau}) for tau, h in heights.items()]
+    runs += [synthetic.run("sitfer", 0, accuracy=0.48), synthetic.run("sitfer", 0, accuracy=0.47, prompt="{}")]
+
+    def gain(below, above):
+        return list(claims.differences(runs, {"method": "sitfer", **below}, {"method": "sitfer", **above}).values())
+
+    assert gain({"options": {"tau": 0.6}}, {"options": {"tau": 0.9}}) == pytest.approx([3.0])
+    assert gain({"options": {"tau": 0.6}}, {}) == pytest.approx([8.0])
+    assert gain({"prompt": "{}"}, {}) == pytest.approx([1.0])
+
+
 def test_budgets_that_disagree_are_partly():
     agree = pair(1.0, 1.1, labels=400) + pair(2.0, 2.1)
     assert claims.state(TEXT, agree) == "reproduced"
