@@ -204,8 +204,8 @@ def gains(claims: Sequence[published.Claim], records: Sequence[Mapping]) -> Figu
             bar = {"xerr": f.needed} if f.needed is not None else {}
             ax.errorbar(f.gain, at, fmt="o", ms=5, color=STATES[f.state], mec="white", mew=0.6, elinewidth=1.4, **bar)
     ax.axvline(0, color=INK, lw=0.7)
-    ax.set(xlabel="gain (points)", ylim=(-0.6, len(tested) - 0.4))
-    ax.set_yticks(range(len(tested)), [c.id.split("/")[1].replace("-", " ") for c, _ in reversed(tested)])
+    ax.set(xlabel="gain in accuracy (points); right of 0 as the paper says", ylim=(-0.6, len(tested) - 0.4))
+    ax.set_yticks(range(len(tested)), [_versus(c) for c, _ in reversed(tested)])
     ax.tick_params(axis="y", length=0)
     marks = [plt.Line2D([], [], ls="", marker="D", mfc="white", mec=FAINT, ms=4, label="published")]
     for state, colour in STATES.items():
@@ -278,6 +278,17 @@ def line(ax: Axes, done: Sequence[Mapping], value, colour: str, label: str, widt
     ax.plot(steps, values.mean(0), color=colour, lw=width, label=label)
     if len(values) > 1:
         ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+
+
+def _versus(claim: published.Claim) -> str:
+    """What a statement compares, e.g. "SIT-FER over FixMatch"; between the rows of Table II what each adds."""
+    rule = claim.reproduced_by
+    if rule.levels:
+        return f"{rule.levels[-1]} pseudo-labels over {rule.levels[0]}"
+    pair = [published.name(row) for row in (rule.order[-1], rule.order[0])]
+    inside = all(method.startswith("sitfer") for method in pair)
+    added = {row.method: _name(row).removesuffix(" = SIT-FER") for row in report.ROWS if inside}
+    return " over ".join(added.get(method) or report.row_name(method) for method in pair)
 
 
 def _name(row: report.Row) -> str:

@@ -182,7 +182,7 @@ def claims_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.Data
     for claim in claims:
         found = published.compare(claim, records)
         several = len({c.above for c in found}) > 1
-        ours = [f"{_row_name(c.above)} {_points(c)}" if several else _points(c) for c in found]
+        ours = [f"{row_name(c.above)} {_points(c)}" if several else _points(c) for c in found]
         line = {"claim": claim.says, "where": claim.table, "published": _range(claim.gains), "ours": "\n".join(ours)}
         line["tested on"] = "\n".join(_ground(c) for c in found)
         lines.append(line | {"state": "\n".join(c.state for c in found) or published.NOT_RUN})
@@ -196,7 +196,7 @@ def gains_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.DataF
         points = [p for _, p in claim.gains] or [math.nan]
         found = published.compare(claim, records)
         for c in found if len({c.above for c in found}) == 1 else []:
-            line = {"claim": claim.id.split("/")[1], "step": _row_name(c.above), "tested on": _ground(c)}
+            line = {"claim": claim.id.split("/")[1], "step": row_name(c.above), "tested on": _ground(c)}
             line |= {"published, least": min(points), "most": max(points), "gain": c.gain}
             lines.append(line | {"needed": math.nan if c.needed is None else c.needed, "n": c.n, "state": c.state})
     columns = ["claim", "step", "tested on", "published, least", "most", "gain", "needed", "n", "state"]
@@ -369,7 +369,7 @@ def verdict(claim: Claim | str, records: Sequence[Mapping]) -> str:
         return f"{state}: {claim.says}{source}"
     parts = []
     for ground, here in _grounds(found):
-        margins = [f"{_row_name(c.above)} {_margin(c)}" if len(here) > 1 else _margin(c) for c in here]
+        margins = [f"{row_name(c.above)} {_margin(c)}" if len(here) > 1 else _margin(c) for c in here]
         parts.append(f"on {ground} {'; '.join(margins)}")
     said = "; ".join(parts)
     return f"{state}: {claim.says}. {said[0].upper()}{said[1:]}{source}"
@@ -485,8 +485,12 @@ def run_key(record: Mapping) -> str:
     return store.key_of(record["config"]["run"]) if record["kind"] == "transfer" else record["key"]
 
 
-def _row_name(method: str) -> str:
-    return "SIT-FER" if method == "sitfer" else next((row.name for row in ROWS if row.method == method), method)
+def row_name(method: str) -> str:
+    """What a row is called: as in our Table II, else as in the paper's Table I."""
+    if method == "sitfer":
+        return "SIT-FER"
+    printed = (c.says for c in published.load() if c.id.startswith(f"sit-fer/I {method} "))
+    return next((row.name for row in ROWS if row.method == method), None) or next(printed, method)
 
 
 def heading(column: str, between: str = "\n") -> str:

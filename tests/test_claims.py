@@ -189,6 +189,13 @@ def test_a_row_that_names_options_or_a_prompt_is_that_run_and_no_other():
     assert gain({"prompt": "{}"}, {}) == pytest.approx([1.0])
 
 
+def test_rows_are_named_by_what_tells_them_apart():
+    assert claims.name({"method": "sitfer/text"}) == "sitfer/text"
+    assert claims.name({"method": "sitfer", "prompt": "a {}"}) == "a {}"
+    assert claims.name({"method": "sitfer", "options": {"tau": 0.6}}) == "tau 0.6"
+    assert claims.name({"method": "sitfer", "options": {}}) == "plain"
+
+
 def test_budgets_that_disagree_are_partly():
     agree = pair(1.0, 1.1, labels=400) + pair(2.0, 2.1)
     assert claims.state(TEXT, agree) == "reproduced"

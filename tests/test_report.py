@@ -175,6 +175,14 @@ def test_every_row_and_level_has_its_own_colour():
     assert len({figures.COLOURS[level] for level in report.LEVELS}) == len(report.LEVELS)
 
 
+def test_gains_say_what_is_compared():
+    statements = [c for c in claims.load() if c.kind == "direction"]
+    figure = figures.gains(statements, synthetic.study())
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert {"SIT-FER over FixMatch", "+ $L_t$ over + instance", "fused pseudo-labels over semantic"} <= set(labels)
+    assert "Ada-CM over FixMatch" in labels and len(labels) == len(set(labels))
+
+
 def test_level_bars_draw_what_they_are_given():
     generator = torch.Generator().manual_seed(0)
     levels = {level: torch.randn(3, 7, generator=generator).softmax(1) for level in report.LEVELS}
