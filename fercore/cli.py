@@ -302,6 +302,17 @@ def bench(
         typer.echo(line)
 
 
+@app.command()
+def readme():
+    """Bring the made parts of the README and its pages up to date: verdicts, cost, choices, counts."""
+    try:
+        from fercore import readme as made
+    except ImportError as error:
+        raise UserError(f"readme needs {error.name} (pip install 'fercore[study]')") from None
+    for line in made.write():
+        typer.echo(line)
+
+
 def main() -> None:
     """Entry point: one clear line instead of a traceback where the user can mend it."""
     try:

@@ -18,7 +18,7 @@ from fercore.datasets.faces import TEST, TRAIN, VALIDATION, Source, Table
 from fercore.errors import UserError
 
 LAYOUT = "a folder per class (also below train/ and test/), or a CSV with the columns path, label and perhaps split"
-ORIGIN = "see 'your own data' in the README"
+ORIGIN = "see fercore/datasets/own.md"
 SPLIT = {"train": TRAIN, "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION, "test": TEST}
 
 
