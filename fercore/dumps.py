@@ -24,6 +24,7 @@ from fercore.randomness import generator
 
 SIZE = 2000  # faces: with five evaluations, three levels and seven classes, 0.43 MB
 LOOKS = 5  # evaluations, at most
+NOTEBOOK = "14_figure5_pseudo_labels"  # shows them
 
 
 @dataclass(frozen=True)

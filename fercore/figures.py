@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fercore import claims as published
-from fercore import report
+from fercore import inline, report
 
 SIZE = (5.5, 3.4)  # inches
 INK, FAINT = "#222222", "#9a9a9a"
@@ -38,7 +38,8 @@ MARKERS = {"rafdb/100": "D", "sfew/400": "s"}  # of the published values
 
 
 def style() -> None:
-    """The one style. Inline figures are 100 dpi, saved ones 200."""
+    """The one style. Inline figures are 100 dpi and have a palette, saved ones 200."""
+    inline.register()
     sns.set_theme(context="paper", style="ticks", font="DejaVu Sans", font_scale=0.95)
     plt.rcParams.update(
         {
@@ -220,7 +221,7 @@ def views(pictures: Mapping[str, UInt8[np.ndarray, "m h w c"]], titles: Sequence
     figure, axes = plt.subplots(len(pictures), m, figsize=(0.85 * m, 0.92 * len(pictures)), squeeze=False)
     for line, (kind, images) in zip(axes, pictures.items()):
         for ax, image in zip(line, images):
-            _picture(ax, image)
+            picture(ax, image)
         line[0].set_ylabel(kind, rotation=0, ha="right", va="center")
     for ax, title in zip(axes[0], titles):
         ax.set_title(title, fontsize="small", pad=3)
@@ -235,10 +236,10 @@ def level_bars(
     size, heights = (m, 1.0 + 0.66 * len(levels)), [1.7] + [1] * len(levels)
     figure, axes = plt.subplots(1 + len(levels), m, figsize=size, height_ratios=heights, squeeze=False)
     for i, label in enumerate(truth.tolist()):
-        _picture(axes[0, i], images[i])
+        picture(axes[0, i], images[i])
         axes[0, i].set_title(classes[label], fontsize="small", pad=3)
         for ax, (level, p) in zip(axes[1:, i], levels.items()):
-            _bars(ax, p[i].cpu().numpy(), COLOURS[level], label)
+            bars(ax, p[i].cpu().numpy(), COLOURS[level], label)
         axes[-1, i].set_xticks(range(k), [name[:2] for name in classes], rotation=90, fontsize=6.5)
         axes[-1, i].tick_params(axis="x", length=0, pad=8)
         axes[-1, i].get_xticklabels()[label].set_fontweight("bold")
@@ -247,14 +248,14 @@ def level_bars(
     return figure
 
 
-def _picture(ax: Axes, image: np.ndarray) -> None:
+def picture(ax: Axes, image: np.ndarray) -> None:
     ax.imshow(image.squeeze(), cmap="gray", interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
 
 
-def _bars(ax: Axes, p: np.ndarray, colour: str, truth: int) -> None:
+def bars(ax: Axes, p: np.ndarray, colour: str, truth: int) -> None:
     """One level of one face: the largest class in full colour, its probability written above it."""
     top = int(p.argmax())
     ax.bar(range(len(p)), p, color=[colour if c == top else f"{colour}66" for c in range(len(p))], width=0.8)

@@ -5,6 +5,8 @@ Few seeds are the rule here: then every resample and every flip of signs is enum
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 
@@ -45,6 +47,25 @@ def p_value(differences: Sequence[float]) -> float:
         signs, known = np.random.default_rng(0).choice((-1, 1), size=(EXACT, n)), 1
     far = np.abs(signs @ d) >= abs(d.sum()) - 1e-9 * np.abs(d).sum()
     return float((far.sum() + known) / (len(far) + known))
+
+
+def sign_test(plus: int, minus: int) -> float:
+    """Two-sided exact sign test: so many differences above 0 and below it, ties left out; 1 without any.
+
+    McNemar's exact test, where the two answers to each of many questions are right or wrong.
+    """
+    n = plus + minus
+    tail = sum(math.comb(n, i) for i in range(min(plus, minus) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
+
+
+def counted_interval(plus: int, minus: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Normal interval of the mean of n differences, so many of them +1 and -1 and the others 0; NaN for n = 0."""
+    if not n:
+        return math.nan, math.nan
+    mean = (plus - minus) / n
+    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(0.0, (plus + minus) / n - mean**2) / n)
+    return mean - half, mean + half
 
 
 def least_p(n: int) -> float:

@@ -16,6 +16,7 @@ import pandas as pd
 from fercore import records
 
 FORMATS = {"gain": "+.2f", "difference": "+.2f", "lower": "+.2f", "upper": "+.2f", "p": ".3f", "p, Holm": ".3f"}
+FORMATS |= {"disagreement": ".3f"}
 FORMATS |= {"mean rank": ".1f", "rank": ".0f"}  # by the last line of the title, where it has several
 
 

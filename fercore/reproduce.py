@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fercore import paths, plan, setting, sweep
+from fercore import dumps, paths, plan, setting, sweep
 from fercore import price as price_
 from fercore.errors import UserError
 
@@ -27,7 +27,7 @@ def reproduce(
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
     # All training first, under one progress bar; the notebooks then find their records.
-    sweep.complete(study, plan.runs(study, *names))
+    sweep.complete(study, plan.runs(study, *names), dump=dumps.SIZE if dumps.NOTEBOOK in names else 0)
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
         try:

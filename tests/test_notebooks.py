@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fercore import comparison, paths, records, report
+from fercore import comparison, dumps, paths, records, report
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
@@ -98,6 +98,11 @@ def test_outputs_are_stored_whole_and_clean(name):
         assert "<table" not in said
 
 
+def test_the_committed_faces_are_drawn_by_fercore():
+    said = "".join(o.get("text", "") for cell in cells(dumps.NOTEBOOK) for o in cell.outputs)
+    assert "faces shown: rendered faces\n" in said
+
+
 @pytest.mark.parametrize(
     "profile", sorted(p for p in paths.PARAMS.glob("*.yaml") if p.stem != "claims"), ids=lambda p: p.stem
 )
@@ -135,13 +140,15 @@ def test_papermill_at_toy_size(name, toy):
     made = records.read(toy / "results" / "records.jsonl")
     rows = {"10_table2_components": report.ROWS, "11_table1_comparison": comparison.ROWS}.get(name)
     there = {r["config"]["method"] for r in made}  # those of the notebooks before this one, too
-    assert there >= set(report.own(TOY["methods"], rows) if rows else TOY["methods"])
+    wanted = ["sitfer"] if name == dumps.NOTEBOOK else report.own(TOY["methods"], rows) if rows else TOY["methods"]
+    assert there >= set(wanted)
     assert name != EXAMPLE or "weighted" in there
+    assert name != dumps.NOTEBOOK or list((toy / "results" / "dumps").glob("*.safetensors"))
     assert len(made) == len(there) * len(TOY["seeds"]) and {r["status"] for r in made} == {"finished"}
     for record in made:
         loss = [entry["loss"]["labelled"] for entry in record["history"]]
         assert loss[-1] < loss[0], record["config"]["method"]
-    stems = {EXAMPLE: "own_method", "00_claims": "claims"}
+    stems = {EXAMPLE: "own_method", "00_claims": "claims", dumps.NOTEBOOK: "figure5"}
     stem = (stems | {"10_table2_components": "table2", "11_table1_comparison": "table1"})[name]
     for suffix in ("md", "csv", "png"):
         assert (toy / "results" / f"{stem}.{suffix}").stat().st_size > 100
