@@ -309,7 +309,7 @@ def open_one(study, found):
 
 
 def test_every_control_changes_what_is_drawn(open_one):
-    changes = {"step": 0, "label": "anger", "kind": "rescued", "level": "text", "sort": "levels agree most"}
+    changes = {"sort": "levels agree most", "step": 0, "level": "text", "label": "anger", "kind": "rescued"}
     for control, value in {"page": 2, **changes}.items():
         before = bytes(open_one.image.value)
         assert before.startswith(b"\x89PNG")
