@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from fercore import claims as published
-from fercore import report, sweep, transfer
+from fercore import plan, report, sweep, transfer
 from fercore.claims import Comparison
-from fercore.config import Run
 from fercore.features import Extract
 from fercore.report import Row
 
@@ -33,11 +32,6 @@ MEMORY = ("slots", "given", "guessed", "right", "purity", "cosine", "between")
 SHARES = ("accuracy", "purity")  # printed as percentages
 CLUSTERS = 0.25  # mean silhouette up to which there is "no substantial structure" (Kaufman and Rousseeuw 1990)
 BEST_FIRST = {"purity": 1, "silhouette": 1, "separation": 1, "alignment": -1, "uniformity": -1}
-
-
-def grid(study: sweep.Profile) -> list[Run]:
-    """The profile's runs that are rows here, with its largest budget."""
-    return study.runs(report.own(study.methods, ROWS), [max(study.labels)])
 
 
 def of(extracts: Iterable[Extract], method: str, space: str = "embedding") -> list[Extract]:
@@ -129,7 +123,7 @@ def head(extracts: Sequence[Extract]) -> str:
 def absent(study: sweep.Profile, extracts: Sequence[Extract]) -> str:
     """Which rows and seeds have no features yet, and the commands that make them."""
     have = {e.config.key for e in extracts}
-    runs = [config for config in grid(study) if config.key not in have]
+    runs = [config for config in plan.features(study) if config.key not in have]
     if not runs:
         return "Every run of these rows has its features."
     seeds: dict[str, list[str]] = {}

@@ -26,7 +26,9 @@ def reproduce(
     # The notebooks run in their own folder: what they are given is absolute.
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
-    # All training first, under one progress bar; the notebooks then find their records.
+    # All training first; the notebooks then find their records, and the maps the weights that they need.
+    if "15_features" in names:
+        sweep.complete(study, plan.features(study), keep_weights=True)
     sweep.complete(study, plan.runs(study, *names))
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}

@@ -27,6 +27,7 @@ from fercore import (
     features_report,
     geometry,
     paths,
+    plan,
     probe,
     records,
     setting,
@@ -419,6 +420,11 @@ def test_real_is_more_than_the_spread(extracts):
     assert "+0.300 (real" in features_report.apart(study_of([0.29, 0.3, 0.31]))
     assert "-0.300 (real" in features_report.apart(study_of([-0.29, -0.3, -0.31]))
     assert "not told from the seeds' spread" in features_report.apart(study_of([0.9, -0.1, 0.1]))
+
+
+def test_rows_are_those_of_the_plan(study):
+    assert tuple(features_report.NAMES) == plan.MAPPED
+    assert {config.method for config in plan.runs(study, "15_features")} == set(METHODS)
 
 
 def test_sentences_with_gaps(study, extracts):
