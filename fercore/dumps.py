@@ -179,7 +179,7 @@ def alike(one: Mapping, other: Mapping) -> bool:
     """Whether two records were made on one kind of machine from one start, so that they should be equal."""
     made = [
         [record["start"]["sha256"], record["provenance"]["versions"]["torch"]]
-        + [record["provenance"].get(name) for name in ("device", "threads", "precision")]
+        + [record["provenance"].get(name) for name in ("device", "threads", "precision", "source")]
         for record in (one, other)
     ]
     return made[0] == made[1]

@@ -17,6 +17,8 @@ from fercore import records
 
 FORMATS = {"gain": "+.2f", "difference": "+.2f", "lower": "+.2f", "upper": "+.2f", "p": ".3f", "p, Holm": ".3f"}
 FORMATS |= {"disagreement": ".3f"}
+FORMATS |= dict.fromkeys(("silhouette", "separation", "alignment", "uniformity"), ".3f")
+FORMATS |= dict.fromkeys(("cosine", "between", "own", "others", "margin"), ".3f")
 FORMATS |= {"mean rank": ".1f", "rank": ".0f"}  # by the last line of the title, where it has several
 
 
@@ -73,8 +75,9 @@ def _printed(frame: pd.DataFrame) -> pd.DataFrame:
     for column in frame.columns:
         if str(column).endswith(" ±"):
             continue
-        numbers = [_cell(v, FORMATS.get(str(column).split("\n")[-1], ".2f")) for v in frame[column]]
-        spreads = [_cell(v) for v in frame.get(f"{column} ±", [None] * len(frame))]
+        format = FORMATS.get(str(column).split("\n")[-1], ".2f")
+        numbers = [_cell(v, format) for v in frame[column]]
+        spreads = [_cell(v, format.lstrip("+")) for v in frame.get(f"{column} ±", [None] * len(frame))]
         width = max(map(len, spreads), default=0)
         # A number without a spread is padded, so that the points stay under each other.
         out[column] = [

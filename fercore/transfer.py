@@ -53,6 +53,16 @@ def classifier(config: Run, classes: int, kept: Mapping) -> ImageEncoder:
     return model.to(kept["classifier.weight"].device).eval()
 
 
+def restore(record: Mapping, results: Path, device: torch.device) -> tuple[ImageEncoder, dict]:
+    """Averaged model and method's state of a kept run. Raises UserError for weights that are damaged or do not fit."""
+    path, config = weights(results, record["key"]), Run.from_dict(record["config"])
+    kept = checkpoint.load(path, device)
+    try:
+        return classifier(config, len(record["data"]["classes"]), kept["model"]), kept["state"]
+    except (RuntimeError, KeyError, TypeError):
+        raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None
+
+
 @torch.inference_mode()
 def logits(model: ImageEncoder, data: setting.Data, rows: np.ndarray, size: int) -> Float[Tensor, "n k"]:
     """Of these faces of the data set, on the model's device."""
@@ -70,12 +80,7 @@ def evaluate(record: Mapping, target: Target, data: setting.Data, results: Path,
     place = torch.full((len(theirs),), -1)
     place[[theirs.index(name) for name in shared]] = torch.arange(len(shared))
     truth = place[torch.from_numpy(data.faces.labels[data.test])]
-    path = weights(results, record["key"])
-    kept = checkpoint.load(path, device)
-    try:
-        model = classifier(config, len(ours), kept["model"])
-    except (RuntimeError, KeyError):
-        raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None
+    model, _ = restore(record, results, device)
     z = logits(model, data, data.test[(truth >= 0).numpy()], config.image_size)
     p = z[:, [ours.index(name) for name in shared]].softmax(1)
     found = metrics.evaluation(p, truth[truth >= 0].to(p.device), config.steps)
@@ -120,10 +125,11 @@ def run(
     return len(kept), absent
 
 
-def remedies(params: str, absent: list[Run], results: Path) -> list[str]:
+def remedies(params: str, absent: list[Run], results: Path, then: str = "transfer") -> list[str]:
     """How many weights are missing, and the command that makes them: of runs not made yet, and of finished ones.
 
-    A finished run is not trained again where its record is: its weights need a folder of their own.
+    A finished run is not trained again where its record is: its weights need a folder of their own; `then` is the
+    command that asked for them.
     """
     done = records.finished(records.read(results / "records.jsonl"))
     new, again = ([c for c in absent if (c.key in done) == known] for known in (False, True))
@@ -133,7 +139,7 @@ def remedies(params: str, absent: list[Run], results: Path) -> list[str]:
     if again:
         place = f"{results}-weights"
         out.append(
-            f"{len(again)} finished runs left no weights: {command(params, again, place)}, then transfer with the "
+            f"{len(again)} finished runs left no weights: {command(params, again, place)}, then {then} with the "
             "same --results"
         )
     return out

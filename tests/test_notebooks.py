@@ -14,6 +14,7 @@ FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
 HEADINGS = ["Question", "Claim", "Our answer", "What is compared", "Runs", "Answer", "Figure", "Verdict", "Provenance"]
 EXAMPLE = "02_your_own_method"  # whose subject is code: it alone may hold a class and a function
+FEATURES = "15_features"  # which needs the weights of its runs
 DRAWS = r"figures\.(?!style)"
 TOY = {
     "profile": "toy", "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "image_size": 16,
@@ -128,6 +129,8 @@ def test_papermill_at_toy_size(name, toy):
     given = {"profile": str(toy / "toy.yaml"), "results": str(toy / "results")}
     if name == "01_one_step":
         given["steps"] = 24
+    if name == FEATURES:  # records that stand already left no weights
+        given["results"] = str(toy / "results" / "kept")
     source, target = paths.NOTEBOOKS / f"{name}.ipynb", toy / f"{name}.ipynb"
     done = papermill.execute_notebook(
         source, target, given, cwd=str(paths.NOTEBOOKS), kernel_name="python3", progress_bar=False
@@ -136,6 +139,14 @@ def test_papermill_at_toy_size(name, toy):
     if name == "01_one_step":
         losses = np.load(toy / "results" / "one_step.npz")["losses"]
         assert losses[-8:].mean() < losses[:8].mean()
+        return
+    if name == FEATURES:
+        kept = toy / "results" / "kept"
+        made = {record["key"] for record in records.read(kept / "records.jsonl")}
+        assert len(made) == 4  # two rows, two seeds
+        assert {file.stem for file in (kept / "features").iterdir()} == made
+        for file in ("features.md", "features.csv", "features.png", "features_text.png"):
+            assert (kept / file).stat().st_size > 100
         return
     made = records.read(toy / "results" / "records.jsonl")
     rows = {"10_table2_components": report.ROWS, "11_table1_comparison": comparison.ROWS}.get(name)
