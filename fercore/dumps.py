@@ -145,7 +145,7 @@ def complete(
 
     A run that has a record is trained again, from the same start, and nothing of that but the dump is kept. Its
     checkpoint lies beside the dumps, so that an interrupted call goes on. Raises UserError where what made the record
-    and this machine are alike and the metrics are not.
+    and this code and machine are alike and the metrics are not.
     """
     from fercore import pretrain, sweep, train  # they import this module
 
@@ -176,7 +176,7 @@ def complete(
 
 
 def alike(one: Mapping, other: Mapping) -> bool:
-    """Whether two records were made on one kind of machine from one start, so that they should be equal."""
+    """Whether two records were made by one code, on one kind of machine, from one start: they should be equal."""
     made = [
         [record["start"]["sha256"], record["provenance"]["versions"]["torch"]]
         + [record["provenance"].get(name) for name in ("device", "threads", "precision", "source")]
