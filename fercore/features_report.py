@@ -146,13 +146,13 @@ def answer(extracts: Sequence[Extract]) -> str:
     rows = {method: of(extracts, method) for method in NAMES}
     heights = [f"{NAMES[m]} {_mean(e, 'silhouette'):+.3f}" for m, e in rows.items() if e]
     if not heights:
-        return "Not run: no run's features have been read yet."
+        return "No answer: no run's features have been read yet."
     best = max(_mean(e, "silhouette") for e in rows.values() if e)
     said = f"{'In no row' if best <= CLUSTERS else 'Not in every row, but in some'} are the classes clusters: the mean "
     said += "silhouette is "
     said += f"{', '.join(heights)} (1: apart, 0: mixed; up to {CLUSTERS} there is no substantial structure)."
     if not found:
-        return f"{said} SIT-FER: not run, so the question is open."
+        return f"{said} SIT-FER: no features yet, so the question is open."
     rivals = [compared(extracts, method) for method in ("supervised", "fixmatch")]
     said += "".join(f" SIT-FER against {NAMES[c.below]}: {_judged(c)}." for c in rivals if c.n)
     return f"{said} {pulled(extracts)}" if of(extracts, SITFER, "text") else said
@@ -181,7 +181,7 @@ def apart(extracts: Sequence[Extract]) -> str:
             if c.n:
                 said = f"{_judged(c)}{_over_faces(extracts, c, number)}"
                 lines.append(f"SIT-FER against {NAMES[method]}, {number}: {said}.")
-    return "\n".join(lines) or "SIT-FER against the others: not run."
+    return "\n".join(lines) or "SIT-FER against the others: no features yet."
 
 
 def pulled(extracts: Sequence[Extract]) -> str:
@@ -190,7 +190,7 @@ def pulled(extracts: Sequence[Extract]) -> str:
     for method in (SITFER, WITHOUT):
         found = of(extracts, method, "text")
         if not found:
-            parts.append(f"{NAMES[method]}: not run.")
+            parts.append(f"{NAMES[method]}: no features yet.")
             continue
         cosines = _cosines(found)
         seen = [i for i in range(len(cosines)) if not np.isnan(cosines[i]).all()]
@@ -201,11 +201,11 @@ def pulled(extracts: Sequence[Extract]) -> str:
             f"{NAMES[method]}: class means are at cosine {own:.3f} to their own prompt and {others:.3f} to the others; "
             f"{right} of {len(seen)} are nearest to their own (n = {len(found)})."
         )
-    if "not run" in parts[0]:
+    if "no features" in parts[0]:
         return parts[0]
     c = compared(extracts, WITHOUT, number="margin", space="text")
     if not c.n:
-        return f"{parts[0]} Without L_t: not run, so how much of this is that loss's doing is not shown."
+        return f"{parts[0]} Without L_t: no features yet, so how much of this is that loss's doing is not shown."
     return f"{' '.join(parts)} The margin that L_t adds: {_judged(c)}."
 
 

@@ -428,14 +428,14 @@ def test_rows_are_those_of_the_plan(study):
 
 
 def test_sentences_with_gaps(study, extracts):
-    assert "no features" in features_report.head([]) and features_report.answer([]).startswith("Not run")
-    assert "not run" in features_report.apart([]) and "Fewer than two" in features_report.orders([])
+    assert "no features" in features_report.head([]) and features_report.answer([]).startswith("No answer")
+    assert "no features yet" in features_report.apart([]) and "Fewer than two" in features_report.orders([])
     assert features_report.provenance([]) == "features  none"
     assert "49 of 49 test faces of rendered faces" in features_report.head(extracts)
     assert "The margin that L_t adds: " in features_report.pulled(extracts)
     some = [e for e in extracts if e.config.method != "sitfer/instance"]
-    assert "Without L_t: not run" in features_report.pulled(some)
-    assert "SIT-FER: not run" in features_report.answer([of(extracts, "supervised")])
+    assert "Without L_t: no features yet" in features_report.pulled(some)
+    assert "SIT-FER: no features yet" in features_report.answer([of(extracts, "supervised")])
     assert features_report.absent(study, extracts) == "Every run of these rows has its features."
     left = features_report.absent(study, some)
     assert "SIT-FER without L_t, seed 0" in left and "--keep-weights --methods sitfer/instance" in left
