@@ -131,10 +131,13 @@ class ImageEncoder(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             return self.backbone(images).float()
 
+    def classify(self, feature: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        """The logits of a feature."""
+        return self.classifier(F.normalize(feature, dim=1) if self.unit else feature)
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Output:
         feature = self.feature(images)
-        read = F.normalize(feature, dim=1) if self.unit else feature
-        return Output(self.classifier(read), feature, F.normalize(self.project(feature), dim=1))
+        return Output(self.classify(feature), feature, F.normalize(self.project(feature), dim=1))
 
     @torch.no_grad()
     def guess(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:

@@ -85,7 +85,7 @@ def make(record: Mapping, data: setting.Data, results: Path, device: torch.devic
     rows = sample(torch.from_numpy(data.test))
     labels = torch.from_numpy(data.faces.labels)[rows].long()
     found = probe.features(model, setting.resident(data.faces.images, device), rows, config.image_size)
-    said = model.classifier(found).argmax(1).cpu()
+    said = model.classify(found).argmax(1).cpu()
     tensors = {"rows": rows.int(), "labels": labels.to(torch.uint8), "said": said.to(torch.uint8)}
     z = F.normalize(model.project(found), dim=1).cpu()
     numbers = {"embedding": _space("embedding", z, labels, tensors)}

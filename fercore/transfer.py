@@ -20,6 +20,7 @@ from fercore import checkpoint, metrics, probe, records, setting
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
+from fercore.methods import resolve
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def classifier(config: Run, classes: int, kept: Mapping) -> ImageEncoder:
         classes,
         text_width=None if text is None else len(text),
         projection=None if projection is None else len(projection),
+        unit=getattr(resolve(config.method, config.options)[1], "unit", False),
         bf16=setting.bf16(config.precision, kept["classifier.weight"].device),
     )
     model.load_state_dict(kept)
@@ -67,7 +69,7 @@ def restore(record: Mapping, results: Path, device: torch.device) -> tuple[Image
 def logits(model: ImageEncoder, data: setting.Data, rows: np.ndarray, size: int) -> Float[Tensor, "n k"]:
     """Of these faces of the data set, on the model's device."""
     images = setting.resident(data.faces.images, next(model.parameters()).device)
-    return model.classifier(probe.features(model, images, torch.from_numpy(rows), size))
+    return model.classify(probe.features(model, images, torch.from_numpy(rows), size))
 
 
 def evaluate(record: Mapping, target: Target, data: setting.Data, results: Path, device: torch.device) -> dict:

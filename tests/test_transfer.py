@@ -14,7 +14,7 @@ from fercore.errors import UserError
 
 GIVEN = {
     "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
-    "methods": ["supervised", "sitfer", "adacm", "fullysupervised"], "evaluations": 1, "batch": 4,
+    "methods": ["supervised", "sitfer", "audit/released", "fullysupervised"], "evaluations": 1, "batch": 4,
     "unlabelled_batch": 4, "image_size": 24, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "lr": 0.003,
 }  # fmt: skip
 SAME = transfer.Target("facs", {"n": 70, "test": 35})
