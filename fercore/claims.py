@@ -14,8 +14,8 @@ value       a cell of a table, on its own data set and budget. With margin = |ou
               reproduced      margin <= tolerance (n >= 2)
               partly          margin <= 2 * tolerance, or n = 1 and margin <= tolerance
               not reproduced  otherwise
-An ordering of several rows is one direction for each step; every budget counts on its own. Parts that agree give the
-state, parts that differ give "partly". No pair at all: "not run".
+An ordering of several rows is one direction for each step, as is each of several pairs; every budget counts on its
+own. Parts that agree give the state, parts that differ give "partly". No pair at all: "not run".
 
 A direction may be tested on other faces than the paper's: the comparison carries the data set it was tested on. A
 value never is.
@@ -26,6 +26,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ T95 = (
 class Rule:
     """How records answer a claim: `order` lists what a run's config must say, each entry above the one before it.
 
-    An entry that names no `options` and no `prompt` means the plain ones. With `levels`, the order is that of
+    An entry that names no `options` and no `prompt` means the plain ones. `steps` are the (below, above) of the order, or
+    those that were given instead as pairs. With `levels`, the order is that of
     pseudo-label levels inside the runs of the one entry. `dataset` and `labels` are None where any will do.
     """
 
@@ -63,6 +65,12 @@ class Rule:
     levels: tuple[str, ...] = ()
     dataset: str | None = None
     labels: int | None = None
+    pairs: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+
+    @property
+    def steps(self) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
+        """What is below what, one direction each."""
+        return self.pairs or tuple(pairwise(self.order))
 
 
 @dataclass(frozen=True)
@@ -194,7 +202,7 @@ def compare(claim: Claim, records: Iterable[Mapping]) -> list[Comparison]:
             steps = [(a, b, level_differences(rows, a, b)) for a, b in zip(rule.levels, rule.levels[1:])]
             found = [judge(b, a, dataset, labels, d) for a, b, d in steps]
         else:
-            steps = [(a, b, differences(here, a, b, claim.metric)) for a, b in zip(rule.order, rule.order[1:])]
+            steps = [(a, b, differences(here, a, b, claim.metric)) for a, b in rule.steps]
             found = [judge(name(b), name(a), dataset, labels, list(d.values())) for a, b, d in steps]
         # A budget at which nothing could be paired says nothing; a missing step of an ordering does.
         if any(c.state != NOT_RUN for c in found):
@@ -355,11 +363,15 @@ def _statement(path: Path, entry: Mapping, papers: Mapping, cells: Mapping[str, 
     rule, given = None, entry["reproduced_by"]
     if given is not None:
         spot = f"{where}, reproduced_by"
-        _keys(path, spot, given, {"notebook", "order"}, frozenset({"levels", "dataset", "labels"}))
-        order, levels = tuple(_row(path, spot, row) for row in given["order"]), tuple(given.get("levels", ()))
-        if len(order) < 2 and len(levels) < 2:
+        how = "pairs" if isinstance(given, dict) and "pairs" in given else "order"
+        _keys(path, spot, given, {"notebook", how}, frozenset({"levels", "dataset", "labels"}))
+        order, levels = tuple(_row(path, spot, row) for row in given.get("order", ())), tuple(given.get("levels", ()))
+        pairs = tuple(tuple(_row(path, spot, row) for row in pair) for pair in given.get("pairs", ()))
+        if any(len(pair) != 2 for pair in pairs):
+            raise UserError(f"{path}, {spot}: pairs: each is two rows, the lower first")
+        if not pairs and len(order) < 2 and len(levels) < 2:
             raise UserError(f"{path}, {spot}: an order needs two rows, or one row and two levels")
-        rule = Rule(given["notebook"], order, levels, given.get("dataset"), given.get("labels"))
+        rule = Rule(given["notebook"], order, levels, given.get("dataset"), given.get("labels"), pairs)
     gains, metric = _gains(path, where, entry.get("gains"), cells)
     stated = (entry.get("gains") or {}).get("stated", {})
     return Claim(

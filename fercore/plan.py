@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from fercore.config import Run
+from fercore.errors import UserError
 from fercore.methods import audit
 from fercore.sweep import Profile
 from fercore.text import CONTROLS, PROMPTS
@@ -115,22 +116,30 @@ def base(study: Profile, method: str = "sitfer") -> list[Run]:
     return [config for config in runs if config.seed in study.points.get("seeds", study.seeds)]
 
 
-def points(study: Profile, notebook: str) -> list[tuple[Point, list[Run]]]:
-    """The points of a notebook, each with its runs in the order of `base`."""
-    around = base(study)
-    return [(point, [point(config) for config in around]) for point in POINTS[notebook](study)]
+def points(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[tuple[Point, list[Run]]]:
+    """The points of a notebook, of these axes or of all, each with its runs in the order of `base`.
+
+    Raises UserError for an axis that the notebook does not have.
+    """
+    around, only, found = base(study), list(only), POINTS[notebook](study)
+    known = dict.fromkeys(point.axis for point in found)
+    if unknown := sorted(set(only) - set(known)):
+        raise UserError(f"{notebook}: only: {', '.join(unknown)} is no axis; known are {', '.join(known)}")
+    return [(point, [point(config) for config in around]) for point in found if not only or point.axis in only]
 
 
-def around(study: Profile, notebook: str) -> list[Run]:
-    """SIT-FER and FixMatch as they are, then seed by seed the points of a notebook."""
-    plain = base(study)
-    return [*plain, *base(study, "fixmatch"), *(point(config) for config in plain for point in POINTS[notebook](study))]
+def around(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[Run]:
+    """SIT-FER and FixMatch as they are, then seed by seed the points of a notebook, of these axes or of all."""
+    found = points(study, notebook, only)
+    by_seed = (runs[i] for i in range(len(base(study))) for _, runs in found)
+    return [*base(study), *base(study, "fixmatch"), *by_seed]
 
 
 def claims(study: Profile) -> list[Run]:
-    """The grid, and Table III's prompts to the profile's own encoder."""
+    """The grid, Table III's prompts to the profile's own encoder, and tau's axis of Figure 4."""
     own = study.shared.get("text", Run.text)
-    return [*study.runs(), *(config for config in around(study, "12_table3_prompts") if config.text == own)]
+    prompts, tau = around(study, "12_table3_prompts", [own]), around(study, "13_figure4_thresholds", ["tau"])
+    return [*study.runs(), *prompts, *tau]
 
 
 def table2(study: Profile) -> list[Run]:
@@ -163,14 +172,20 @@ NOTEBOOKS: dict[str, Callable[[Profile], list[Run]]] = {
 }
 
 
-def of_notebook(study: Profile, notebook: str) -> list[Run]:
-    """The runs that a notebook makes sure of; one that is not known here asks for the grid."""
+def of_notebook(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[Run]:
+    """The runs that a notebook makes sure of; one that is not known here asks for the grid.
+
+    `only`: axes of its points, all where there is none.
+    """
     if notebook in POINTS:
-        return around(study, notebook)
+        return around(study, notebook, only)
     return NOTEBOOKS.get(notebook, Profile.runs)(study)
 
 
-def runs(study: Profile, *notebooks: str) -> list[Run]:
-    """The runs of these notebooks, or of the grid and of all notebooks that the profile has; each once."""
-    asked = [config for name in notebooks or study.notebooks for config in of_notebook(study, name)]
+def runs(study: Profile, *notebooks: str, only: Iterable[str] = ()) -> list[Run]:
+    """The runs of these notebooks, or of the grid and of all notebooks that the profile has; each once.
+
+    `only`: axes of their points, all where there is none.
+    """
+    asked = [config for name in notebooks or study.notebooks for config in of_notebook(study, name, only)]
     return list({config.key: config for config in [*([] if notebooks else study.runs()), *asked]}.values())

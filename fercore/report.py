@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -181,8 +182,8 @@ def claims_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.Data
     lines = []
     for claim in claims:
         found = published.compare(claim, records)
-        several = len({c.above for c in found}) > 1
-        ours = [f"{row_name(c.above)} {_points(c)}" if several else _points(c) for c in found]
+        several = len({(c.above, c.below) for c in found}) > 1
+        ours = [f"{_step_name(c, found)} {_points(c)}" if several else _points(c) for c in found]
         line = {"claim": claim.says, "where": claim.table, "published": _range(claim.gains), "ours": "\n".join(ours)}
         line["tested on"] = "\n".join(_ground(c) for c in found)
         lines.append(line | {"state": "\n".join(c.state for c in found) or published.NOT_RUN})
@@ -195,7 +196,7 @@ def gains_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.DataF
     for claim in claims:
         points = [p for _, p in claim.gains] or [math.nan]
         found = published.compare(claim, records)
-        for c in found if len({c.above for c in found}) == 1 else []:
+        for c in found if len({(c.above, c.below) for c in found}) == 1 else []:
             line = {"claim": claim.id.split("/")[1], "step": row_name(c.above), "tested on": _ground(c)}
             line |= {"published, least": min(points), "most": max(points), "gain": c.gain}
             lines.append(line | {"needed": math.nan if c.needed is None else c.needed, "n": c.n, "state": c.state})
@@ -369,7 +370,7 @@ def verdict(claim: Claim | str, records: Sequence[Mapping]) -> str:
         return f"{state}: {claim.says}{source}"
     parts = []
     for ground, here in _grounds(found):
-        margins = [f"{row_name(c.above)} {_margin(c)}" if len(here) > 1 else _margin(c) for c in here]
+        margins = [f"{_step_name(c, here)} {margin(c)}" if len(here) > 1 else margin(c) for c in here]
         parts.append(f"on {ground} {'; '.join(margins)}")
     said = "; ".join(parts)
     return f"{state}: {claim.says}. {said[0].upper()}{said[1:]}{source}"
@@ -493,6 +494,12 @@ def row_name(method: str) -> str:
     return next((row.name for row in ROWS if row.method == method), None) or next(printed, method)
 
 
+def _step_name(c: Comparison, found: Sequence[Comparison]) -> str:
+    """The upper row; beside it the lower one, where that is not simply the step before."""
+    chain = all(a.above == b.below for a, b in pairwise(found) if _ground(a) == _ground(b))
+    return row_name(c.above) if chain else f"{row_name(c.above)} over {row_name(c.below)}"
+
+
 def heading(column: str, between: str = "\n") -> str:
     dataset, _, labels = column.partition("/")
     name = f">{between.strip('/')}".join(map(data_name, dataset.split(">")))
@@ -517,7 +524,8 @@ def _points(c: Comparison) -> str:
     return f"{c.gain:+.2f}{'' if c.error is None else f' ± {c.error:.2f}'}, n = {c.n}"
 
 
-def _margin(c: Comparison) -> str:
+def margin(c: Comparison) -> str:
+    """A comparison's gain with what the rule needs."""
     if c.state == published.NOT_RUN:
         return published.NOT_RUN
     spread = "one pair, no spread" if c.needed is None else f"standard error {c.error:.2f}, {c.needed:.2f} needed"

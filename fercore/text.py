@@ -46,17 +46,32 @@ def table(encoder: str, prompt: str, classes: tuple[str, ...]) -> Float[Tensor, 
     shuffled, _, true = encoder.partition(":")
     if shuffled == "shuffled":
         return table(true, prompt, classes).roll(1, 0)
-    if encoder in CONTROLS:
-        return F.normalize(CONTROLS[encoder](len(classes)), dim=1)
+    if (found := stored(encoder, prompt, classes)) is not None:
+        return found
     lines = sentences(prompt, classes)
     name = records.key_of({"encoder": encoder, "sentences": lines})
-    cached = paths.cache() / "text" / f"{name}.safetensors"
-    for file in (SHIPPED, cached):
-        if (found := _read(file, name)) is not None:
-            return found
     computed = F.normalize(encode(encoder, lines).float(), dim=1)
-    write(cached, {name: computed}, {name: records.canonical({"encoder": encoder, "sentences": lines})})
+    write(_cached(name), {name: computed}, {name: records.canonical({"encoder": encoder, "sentences": lines})})
     return computed
+
+
+def stored(
+    encoder: str, prompt: str, classes: tuple[str, ...], cached: bool = True
+) -> Float[Tensor, "k t"] | None:
+    """The same where no encoder has to run: a control, a table of the package or, with `cached`, one made before."""
+    shuffled, _, true = encoder.partition(":")
+    if shuffled == "shuffled":
+        found = stored(true, prompt, classes, cached)
+        return None if found is None else found.roll(1, 0)
+    if encoder in CONTROLS:
+        return F.normalize(CONTROLS[encoder](len(classes)), dim=1)
+    name = records.key_of({"encoder": encoder, "sentences": sentences(prompt, classes)})
+    places = (SHIPPED, _cached(name)) if cached else (SHIPPED,)
+    return next((found for file in places if (found := _read(file, name)) is not None), None)
+
+
+def _cached(name: str) -> Path:
+    return paths.cache() / "text" / f"{name}.safetensors"
 
 
 def write(file: Path, tables: dict[str, Tensor], metadata: dict[str, str]) -> None:

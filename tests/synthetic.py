@@ -52,6 +52,8 @@ def run(method, seed, labels=2000, dataset="fer2013", accuracy=None, status="fin
                 "pseudo_accuracy_kept": now + 0.2 if i > 1 else None,
             }
             entry |= {"level_accuracy": levels, "pseudo_counts": [i] * 7}
+            if "instance" in names:
+                entry["memory"] = labels + 10 * i
         entry["classifier"] = {"accuracy": now, "macro_f1": now - 0.04, "ece": 0.1}
         with_levels = {"accuracy": now + 0.004, "macro_f1": now - 0.03, "ece": 0.08}
         entry["fused"] = with_levels if method.startswith("sitfer") else None
@@ -70,6 +72,11 @@ def run(method, seed, labels=2000, dataset="fer2013", accuracy=None, status="fin
         "history": history,
         "provenance": PROVENANCE,
     }  # fmt: skip
+
+
+def of(config, accuracy=None, **changes):
+    """A finished or failed run of this configuration, found by its key."""
+    return run(**config.to_dict(), accuracy=accuracy, **changes)
 
 
 def _head(accuracy, draw):
