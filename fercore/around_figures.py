@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fercore import around, sensitivity
@@ -52,7 +53,7 @@ def thresholds(found: Sequence[Setting], axis: str) -> Figure:
         lambda r: [around.tail([r], "pseudo_accuracy"), around.tail([r], "pseudo_accuracy_kept")],
         lambda r: [around.memory([r])],
     ]
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(here)))
+    colours = [to_hex(colour) for colour in plt.get_cmap("viridis")(np.linspace(0, 0.9, len(here)))]
     for (at, over), (label, value), of in zip(axes, rows, left):
         _against(at, here, places, of)
         for s, colour in zip(here, colours):
@@ -86,6 +87,8 @@ def thresholds(found: Sequence[Setting], axis: str) -> Figure:
         title = {"title": SYMBOLS[axis], "title_fontsize": "small", "fontsize": "small"}
         axes[0, 1].legend(handles=handles, ncols=2, loc="lower right", columnspacing=1, **title)
     else:
+        for ax in axes[:, 0]:
+            ax.set(yticks=[])
         for ax in axes[:, 1]:
             ax.set(xticks=[], yticks=[])
             ax.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
@@ -125,6 +128,7 @@ def tornado(found: Sequence[Setting]) -> Figure:
     ax.set_yticks(range(len(drawn)), names)
     ax.tick_params(axis="y", length=0)
     ax.set(ylim=(-0.6, max(len(drawn), 2) - 0.4), xlabel="gain over FixMatch (points)")
+    ax.use_sticky_edges = False  # bars are no borders
     ax.margins(x=0.12)
     if drawn:
         ax.axvline(middle, color=INK, lw=1)

@@ -47,6 +47,8 @@ def encoders(found: Sequence[Setting]) -> Figure:
         ax.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4))
         ax.tick_params(axis="y", length=0)
         ax.locator_params(axis="x", nbins=5)
+        if not any(s.done for s in rows):
+            ax.set(xticks=[])
     for y, s in enumerate(rows):
         note = "" if s.done else "failed" if s.failed else "not run"
         place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}

@@ -241,8 +241,23 @@ def test_every_rule_names_a_notebook_and_methods_that_exist():
     for claim in claims.load():
         if claim.reproduced_by:
             assert (paths.NOTEBOOKS / f"{claim.reproduced_by.notebook}.ipynb").exists(), claim.id
-            for row in claim.reproduced_by.order:
-                resolve(row["method"])
+            rule = claim.reproduced_by
+            for row in (*rule.order, *(row for pair in rule.pairs for row in pair)):
+                resolve(row["method"], row.get("options", {}))
+
+
+def test_runs_with_other_options_or_prompts_answer_no_row_that_does_not_name_them():
+    plain = [synthetic.run("fixmatch", s, accuracy=0.45 + s / 99) for s in range(3)]
+    plain += [synthetic.run("sitfer", s, accuracy=0.5) for s in range(3)]
+    others = [synthetic.run("sitfer", s, accuracy=0.1, options={"tau": 0.6}) for s in range(3)]
+    others += [synthetic.run("sitfer", s, accuracy=0.1, prompt="this is a face image of {}") for s in range(3)]
+    over = claims.find("sit-fer/over-fixmatch")
+    assert claims.compare(over, plain + others) == claims.compare(over, plain) != []
+    cell = claims.published("sit-fer/III", "active", "rafdb/400")
+    assert claims.state(cell, [synthetic.run("sitfer", s, 400, "rafdb", 0.78 + s / 999) for s in range(3)]) == "not run"
+    named = {"prompt": "this is a face image of {}"}
+    runs = [synthetic.run("sitfer", s, 400, "rafdb", 0.78 + s / 999, **named) for s in range(3)]
+    assert claims.state(cell, runs) == "reproduced"
 
 
 def test_claims_cannot_be_edited():
@@ -259,6 +274,10 @@ SPOILERS = {
     "there is no cell": lambda d: d["statements"][0]["gains"].update(over="sit-fer/II semantic"),
     "there is no row": lambda d: d["statements"][0]["gains"].update(above="sit-fer/II semantic"),
     "an order needs two rows": lambda d: d["statements"][0]["reproduced_by"].update(order=["sitfer"]),
+    "each is two rows": lambda d: d["statements"][0].update(
+        reproduced_by={"notebook": "10_table2_components", "pairs": [["sitfer"]]}
+    ),
+    "unknown key 'order'": lambda d: d["statements"][0]["reproduced_by"].update(pairs=[["fixmatch", "sitfer"]]),
     "used twice": lambda d: d["statements"].append(d["statements"][0]),
 }
 

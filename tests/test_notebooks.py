@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fercore import comparison, dumps, paths, records, report
+from fercore import dumps, paths, plan, records, sweep
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
@@ -16,6 +16,12 @@ HEADINGS = ["Question", "Claim", "Our answer", "What is compared", "Runs", "Answ
 EXAMPLE = "02_your_own_method"  # whose subject is code: it alone may hold a class and a function
 FEATURES = "15_features"  # which needs the weights of its runs
 DRAWS = r"figures\.(?!style)"
+STEMS = {
+    "00_claims": "claims", "02_your_own_method": "own_method", "10_table2_components": "table2",
+    "11_table1_comparison": "table1", "12_table3_prompts": "table3", "13_figure4_thresholds": "figure4",
+    "14_figure5_pseudo_labels": "figure5", "16_sensitivity": "sensitivity",
+}  # fmt: skip
+ONLY = {"12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["lambda_2", "vote"]}
 TOY = {
     "profile": "toy", "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "image_size": 16,
     "text": "onehot", "steps": 20, "evaluations": 4, "batch": 7, "unlabelled_batch": 7, "lr": 0.001, "ema": 0.0,
@@ -131,6 +137,7 @@ def test_papermill_at_toy_size(name, toy):
         given["steps"] = 24
     if name == FEATURES:  # records that stand already left no weights
         given["results"] = str(toy / "results" / "kept")
+    given |= {"only": ONLY[name]} if name in ONLY else {}
     source, target = paths.NOTEBOOKS / f"{name}.ipynb", toy / f"{name}.ipynb"
     done = papermill.execute_notebook(
         source, target, given, cwd=str(paths.NOTEBOOKS), kernel_name="python3", progress_bar=False
@@ -149,17 +156,14 @@ def test_papermill_at_toy_size(name, toy):
             assert (kept / file).stat().st_size > 100
         return
     made = records.read(toy / "results" / "records.jsonl")
-    rows = {"10_table2_components": report.ROWS, "11_table1_comparison": comparison.ROWS}.get(name)
-    there = {r["config"]["method"] for r in made}  # those of the notebooks before this one, too
-    wanted = ["sitfer"] if name == dumps.NOTEBOOK else report.own(TOY["methods"], rows) if rows else TOY["methods"]
-    assert there >= set(wanted)
-    assert name != EXAMPLE or "weighted" in there
+    study = sweep.load_profile(toy / "toy.yaml", results=toy / "results")
+    asked = {config.key for config in plan.runs(study, name, only=ONLY.get(name, ()))}
+    keys = [record["key"] for record in made]  # those of the notebooks before this one, too
+    assert set(keys) >= asked and len(keys) == len(set(keys)) and {r["status"] for r in made} == {"finished"}
+    assert name != EXAMPLE or "weighted" in {r["config"]["method"] for r in made}
     assert name != dumps.NOTEBOOK or list((toy / "results" / "dumps").glob("*.safetensors"))
-    assert len(made) == len(there) * len(TOY["seeds"]) and {r["status"] for r in made} == {"finished"}
     for record in made:
         loss = [entry["loss"]["labelled"] for entry in record["history"]]
         assert loss[-1] < loss[0], record["config"]["method"]
-    stems = {EXAMPLE: "own_method", "00_claims": "claims", dumps.NOTEBOOK: "figure5"}
-    stem = (stems | {"10_table2_components": "table2", "11_table1_comparison": "table1"})[name]
     for suffix in ("md", "csv", "png"):
-        assert (toy / "results" / f"{stem}.{suffix}").stat().st_size > 100
+        assert (toy / "results" / f"{STEMS[name]}.{suffix}").stat().st_size > 100

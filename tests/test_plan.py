@@ -114,13 +114,14 @@ def test_runs_are_the_union_each_once():
     assert plan.runs(study, "01_one_step") == [] and plan.of_notebook(study, "somebody's own") == study.runs()
 
 
-def test_tables_and_claims_have_no_points_but_table_iii():
+def test_tables_have_no_points_and_claims_those_that_are_tested():
     study = sweep.load_profile("fer2013")
     for notebook in ("10_table2_components", "11_table1_comparison", "15_features"):
         assert keys(plan.runs(study, notebook)) <= keys(study.runs()), notebook
     grid = keys(study.runs())
     beyond = [config for config in plan.runs(study, "00_claims") if config.key not in grid]
-    assert {config.prompt for config in beyond} == set(PROMPTS[1:]) and {config.text for config in beyond} == {"minilm"}
+    assert {config.text for config in beyond} == {"minilm"} and {config.prompt for config in beyond} == set(PROMPTS)
+    assert all(set(config.options) == ({"tau"} if config.prompt == PROMPTS[0] else set()) for config in beyond)
 
 
 def test_seeds_and_budgets_of_the_points_are_the_profiles_choice():
@@ -145,3 +146,13 @@ def test_points_of_a_profile_are_checked(given, said, tmp_path):
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(UserError, match=said):
         sweep.load_profile(tmp_path / "wrong.yaml")
+
+
+def test_a_notebook_can_ask_for_some_of_its_axes():
+    study = sweep.load_profile("fer2013")
+    asked = plan.runs(study, "13_figure4_thresholds", only=["tau"])
+    plain = keys([*plan.base(study), *plan.base(study, "fixmatch")])
+    assert keys(asked) - plain == {c.key for c in asked if "tau" in c.options} and len(keys(asked) - plain) == 4 * 3
+    assert plan.runs(study, "13_figure4_thresholds", only=[]) == plan.runs(study, "13_figure4_thresholds")
+    with pytest.raises(UserError, match=r"only: tua is no axis; known are tau, delta"):
+        plan.runs(study, "13_figure4_thresholds", only=["tua"])
