@@ -55,9 +55,9 @@ T95 = (
 class Rule:
     """How records answer a claim: `order` lists what a run's config must say, each entry above the one before it.
 
-    An entry that names no `options` and no `prompt` means the plain ones. `steps` are the (below, above) of the order, or
-    those that were given instead as pairs. With `levels`, the order is that of
-    pseudo-label levels inside the runs of the one entry. `dataset` and `labels` are None where any will do.
+    An entry that names no `options` and no `prompt` means the plain ones. `steps` are the (below, above) of the order,
+    or those that were given instead as pairs. With `levels`, the order is that of pseudo-label levels inside the runs
+    of the one entry. `dataset` and `labels` are None where any will do.
     """
 
     notebook: str

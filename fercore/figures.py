@@ -196,7 +196,7 @@ def recall(
 def gains(claims: Sequence[published.Claim], records: Sequence[Mapping]) -> Figure:
     """Statements of the kind "b is above a": published gains hollow, ours filled with what the rule needs as a bar."""
     tested = [(claim, published.compare(claim, records)) for claim in claims if claim.reproduced_by]
-    tested = [(c, found) for c, found in tested if c.kind == "direction" and c.reproduced_by.order]  # pairs: no one gain
+    tested = [(c, found) for c, found in tested if c.kind == "direction" and c.reproduced_by.order]
     tested = [(c, found) for c, found in tested if len({(f.above, f.below) for f in found}) <= 1]
     figure, ax = plt.subplots()
     for y, (claim, found) in enumerate(reversed(tested)):
