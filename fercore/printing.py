@@ -18,9 +18,9 @@ from fercore import records
 # By the last line of the title, where it has several.
 FORMATS = {"gain": "+.2f", "difference": "+.2f", "lower": "+.2f", "upper": "+.2f", "p": ".3f", "p, Holm": ".3f"}
 FORMATS |= {"disagreement": ".3f", "change": "+.2f", "memory": ".0f", "mean rank": ".1f", "rank": ".0f"}
-FORMATS |= {"mean cosine": "z.2f", "smallest": "z.2f", "largest": "z.2f", "least L_t": ".1e"}
 FORMATS |= dict.fromkeys(("silhouette", "separation", "alignment", "uniformity"), ".3f")
 FORMATS |= dict.fromkeys(("cosine", "between", "own", "others", "margin"), ".3f")
+FORMATS |= {"mean cosine": "z.2f", "smallest": "z.2f", "largest": "z.2f", "least L_t": ".1e"}
 
 
 def text(frame: pd.DataFrame, wrap: Mapping[str, int] | None = None) -> str:
