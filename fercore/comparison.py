@@ -219,9 +219,14 @@ def scores_table(records: Sequence[Mapping], rows: Sequence[Row] = ROWS) -> pd.D
 def told(records: Sequence[Mapping], above: Row, below: Row) -> str:
     """How far one row is from another, seed by seed, and whether these seeds could tell the two apart."""
     d = list(published.differences(report.ran(records), {"method": below.method}, {"method": above.method}).values())
+    return told_of(d, above.name, below.name)
+
+
+def told_of(d: Sequence[float], above: str, below: str) -> str:
+    """The same of differences (points) that are known."""
     if not d:
-        return f"{above.name} against {below.name}: not run."
-    points = f"{above.name} against {below.name}: {', '.join(f'{x:+.2f}' for x in d)} points, seed by seed"
+        return f"{above} against {below}: not run."
+    points = f"{above} against {below}: {', '.join(f'{x:+.2f}' for x in d)} points, seed by seed"
     if len(d) == 1:
         return f"{points}; one seed has no spread, so nothing can be distinguished."
     p, needed = paired.p_value(d), paired.seeds_needed(1, ALPHA)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fercore import comparison, paths, records, report
+from fercore import comparison, ladder, paths, records, report, sweep
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
@@ -98,9 +98,7 @@ def test_outputs_are_stored_whole_and_clean(name):
         assert "<table" not in said
 
 
-@pytest.mark.parametrize(
-    "profile", sorted(p for p in paths.PARAMS.glob("*.yaml") if p.stem != "claims"), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("profile", sweep.profiles(), ids=lambda p: p.stem)
 def test_profiles_give_notebooks_only_parameters_they_have(profile):
     papermill = pytest.importorskip("papermill")
     given = yaml.safe_load(profile.read_text()).get("notebooks") or {}
@@ -123,6 +121,8 @@ def test_papermill_at_toy_size(name, toy):
     given = {"profile": str(toy / "toy.yaml"), "results": str(toy / "results")}
     if name == "01_one_step":
         given["steps"] = 24
+    if name == ladder.NOTEBOOK:
+        given["only"] = ["logits"]
     source, target = paths.NOTEBOOKS / f"{name}.ipynb", toy / f"{name}.ipynb"
     done = papermill.execute_notebook(
         source, target, given, cwd=str(paths.NOTEBOOKS), kernel_name="python3", progress_bar=False
@@ -133,6 +133,11 @@ def test_papermill_at_toy_size(name, toy):
         assert losses[-8:].mean() < losses[:8].mean()
         return
     made = records.read(toy / "results" / "records.jsonl")
+    if name == ladder.NOTEBOOK:
+        asked = ladder.runs(sweep.load_profile(toy / "toy.yaml"), ["logits"])
+        assert {config.key for config in asked} <= records.finished(made).keys()
+        assert all((toy / "results" / f"audit_ladder.{suffix}").exists() for suffix in ("md", "csv", "png"))
+        return
     rows = {"10_table2_components": report.ROWS, "11_table1_comparison": comparison.ROWS}.get(name)
     there = {r["config"]["method"] for r in made}  # those of the notebooks before this one, too
     assert there >= set(report.own(TOY["methods"], rows) if rows else TOY["methods"])
