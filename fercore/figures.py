@@ -100,7 +100,7 @@ def table2(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
             colour = COLOURS[row.method]
             values = [published.measure(r) for r in report.ran(records, row.method, budget)]
             # Seeds are spread out a little, always the same way, so that equal results stay visible.
-            ax.plot(values, y + _spread_out(len(values)), "o", mfc=colour, mec="white", ms=5.5, mew=0.6, zorder=4)
+            ax.plot(values, y + spread_out(len(values)), "o", mfc=colour, mec="white", ms=5.5, mew=0.6, zorder=4)
             if values:
                 ax.plot(
                     [np.mean(values)] * 2, [y - 0.36, y + 0.36], color=colour, lw=2, solid_capstyle="butt", zorder=3
@@ -297,7 +297,8 @@ def _name(row: report.Row) -> str:
     return row.name.replace("L_t", "$L_t$")
 
 
-def _spread_out(n: int) -> np.ndarray:
+def spread_out(n: int) -> np.ndarray:
+    """Small shifts, always the same, that keep equal seeds visible."""
     return np.linspace(-0.17, 0.17, n) if n > 1 else np.zeros(n)
 
 

@@ -72,6 +72,11 @@ class Profile:
         return list({config.key: config for config in runs}.values())
 
 
+def profiles() -> list[Path]:
+    """The committed profiles: every YAML of params/ but the published numbers and the audit."""
+    return sorted(path for path in paths.PARAMS.glob("*.yaml") if path.stem not in ("claims", "audit"))
+
+
 def load_profile(name: str | Path, *, data_root: str | Path = "", results: str | Path = "") -> Profile:
     """Read params/NAME.yaml, or the YAML at this path. Raises UserError for unknown keys and wrong values.
 
@@ -80,7 +85,7 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
     """
     file = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(p.stem for p in paths.PARAMS.glob("*.yaml") if p.stem != "claims"))
+        known = ", ".join(path.stem for path in profiles())
         raise UserError(f"{file}: no such profile; there are {known}, or give the path of a YAML")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -167,14 +167,14 @@ def _onehot(k: int) -> Tensor:
     return torch.eye(k, CONTROL_WIDTH)
 
 
-def _released(k: int) -> Tensor:
+def released(k: int, seed: int = 0) -> Float[Tensor, "k t"]:
     """SIT-FER's released text vectors (audit, points 1-5): an untrained transformer, read at the name of the class.
 
     Three encoder layers, 512 wide, 8 heads; of a prompt only the name is a word, and the other 76 places are
-    padded with token 0, which is the first class. Drawn from seed 0.
+    padded with token 0, which is the first class.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         words = torch.nn.Embedding(k, CONTROL_WIDTH)
         encoder = torch.nn.Transformer(CONTROL_WIDTH, 8, 3, 1, batch_first=True).encoder.eval()
     tokens = torch.zeros(k, 77, dtype=torch.int64)
@@ -185,4 +185,4 @@ def _released(k: int) -> Tensor:
 
 ENCODERS: dict[str, Callable[[str, list[str]], Tensor]] = {"clip": _clip, "sentence": _sentence, "minilm": _minilm}
 CONTROLS: dict[str, Callable[[int], Tensor]] = {"random": _random, "orthogonal": _orthogonal, "onehot": _onehot}
-CONTROLS["released"] = _released
+CONTROLS["released"] = released

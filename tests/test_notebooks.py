@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fercore import dumps, paths, plan, records, sweep
+from fercore import dumps, ladder, paths, plan, records, sweep
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
@@ -20,8 +20,10 @@ STEMS = {
     "00_claims": "claims", "02_your_own_method": "own_method", "10_table2_components": "table2",
     "11_table1_comparison": "table1", "12_table3_prompts": "table3", "13_figure4_thresholds": "figure4",
     "14_figure5_pseudo_labels": "figure5", "16_sensitivity": "sensitivity",
+    "50_paper_versus_code": "audit_ladder",
 }  # fmt: skip
-ONLY = {"12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["lambda_2", "vote"]}
+ONLY = {"12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["lambda_2", "vote"],
+        "50_paper_versus_code": ["logits"]}  # fmt: skip
 TOY = {
     "profile": "toy", "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "image_size": 16,
     "text": "onehot", "steps": 20, "evaluations": 4, "batch": 7, "unlabelled_batch": 7, "lr": 0.001, "ema": 0.0,
@@ -110,9 +112,7 @@ def test_the_committed_faces_are_drawn_by_fercore():
     assert "faces shown: rendered faces\n" in said
 
 
-@pytest.mark.parametrize(
-    "profile", sorted(p for p in paths.PARAMS.glob("*.yaml") if p.stem != "claims"), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("profile", sweep.profiles(), ids=lambda p: p.stem)
 def test_profiles_give_notebooks_only_parameters_they_have(profile):
     papermill = pytest.importorskip("papermill")
     given = yaml.safe_load(profile.read_text()).get("notebooks") or {}
@@ -157,7 +157,8 @@ def test_papermill_at_toy_size(name, toy):
         return
     made = records.read(toy / "results" / "records.jsonl")
     study = sweep.load_profile(toy / "toy.yaml", results=toy / "results")
-    asked = {config.key for config in plan.runs(study, name, only=ONLY.get(name, ()))}
+    rungs = ladder.runs(study, ONLY[name]) if name == ladder.NOTEBOOK else None
+    asked = {config.key for config in rungs or plan.runs(study, name, only=ONLY.get(name, ()))}
     keys = [record["key"] for record in made]  # those of the notebooks before this one, too
     assert set(keys) >= asked and len(keys) == len(set(keys)) and {r["status"] for r in made} == {"finished"}
     assert name != EXAMPLE or "weighted" in {r["config"]["method"] for r in made}

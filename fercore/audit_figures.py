@@ -1,0 +1,114 @@
+"""Figures of the audit: the ladder between the paper and the released code, and coverage around the switch."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fercore import claims as published
+from fercore import discrepancies, figures, ladder
+from fercore import records as store
+from fercore.figures import FAINT, INK
+from fercore.ladder import CODE, DOWN, PAPER, UP, Rung
+from fercore.methods import audit
+from fercore.sweep import Profile
+
+ENDS = {PAPER: INK, CODE: "#D55E00"}
+
+
+def rungs(records: Sequence[Mapping], study: Profile) -> Figure:
+    """The ladder at the largest budget: left from the paper, right from the code, one point at a time.
+
+    A dot for each seed, a thick bar at their mean, a thin one over one standard deviation to either side. The lines
+    down the panels are the two ends' means.
+    """
+    labels = ladder.budgets(study)[-1]
+    paper, code, *others = ladder.rungs(study, labels)
+    sides = {UP: [paper, *(r for r in others if r.side == UP)], DOWN: [code, *(r for r in others if r.side == DOWN)]}
+    size = (7.4, 1.3 + 0.235 * len(sides[UP]))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharex=True)
+    for ax, (side, chosen) in zip(axes, sides.items()):
+        for end in (paper, code):
+            if values := ladder.accuracies(records, end):
+                ax.axvline(np.mean(values), color=ENDS[end.side], lw=0.9, ls=(0, (4, 2)), zorder=1)
+        for y, rung in enumerate(reversed(chosen)):
+            colour = ENDS.get(rung.side, {UP: "#0072B2", DOWN: "#E69F00"}.get(rung.side))
+            _place(ax, y, ladder.accuracies(records, rung), colour, ladder.failed(records, rung))
+        ax.set_xlabel(f"accuracy (%), {labels:,} labels")
+        title = {UP: f"{PAPER}, one point as in the code", DOWN: f"{CODE}, one point as in the paper"}[side]
+        ax.set_title(title, fontsize="medium", loc="left")
+        ax.set_yticks(range(len(chosen)), [*reversed([_named(rung) for rung in chosen[1:]]), "itself"])
+        ax.tick_params(axis="y", length=0)
+        ax.locator_params(axis="x", nbins=5)
+        ax.set_ylim(-0.6, len(chosen) - 0.4)
+    axes[1].yaxis.tick_right()
+    axes[1].tick_params(axis="y", length=0)
+    sns.despine(ax=axes[1], left=True, right=False)
+    if not any(ladder.accuracies(records, rung) for rung in (paper, code, *others)):
+        axes[0].set_xticks([])
+    axes[0].margins(x=0.12)
+    dashes = {"lw": 0.9, "ls": (0, (4, 2))}
+    marks = [plt.Line2D([], [], color=colour, label=f"{end}, mean", **dashes) for end, colour in ENDS.items()]
+    marks.append(plt.Line2D([], [], ls="", marker="o", mfc=INK, mec="white", ms=5.5, label="one seed"))
+    figure.legend(handles=marks, loc="outside upper right", ncols=3, columnspacing=1.4)
+    return figure
+
+
+def switch(records: Sequence[Mapping], study: Profile) -> Figure:
+    """Share of unlabelled faces that pass, over the steps, at the largest budget: a line for each run.
+
+    Runs that fuse logits change their weights at the upright line; beside them, in grey, those that do not.
+    """
+    done, labels = store.finished(records), ladder.budgets(study)[-1]
+    places = ladder.rungs(study, labels)
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), sharex=True)
+    for ax, sides in zip(axes, ((PAPER, UP), (CODE, DOWN))):
+        runs = [(rung, config.key) for rung in places if rung.side in sides for config in rung.runs]
+        here = [(rung, done[key]) for rung, key in runs if key in done]
+        for rung, record in here:
+            end = rung.side in ENDS
+            bold = end or (rung.side == UP and rung.switches)
+            look = {"color": ENDS[CODE] if rung.switches else INK if end else FAINT}
+            look |= {"lw": 1.8 if bold else 0.8, "zorder": 2 + end + rung.switches}
+            steps = [0, *(entry["step"] for entry in record["history"])]
+            kept = [100 * entry["kept"] for entry in record["history"] if entry.get("kept") is not None]
+            if kept:
+                ax.stairs(kept, steps, baseline=None, alpha=1 if end else 0.8, **look)
+        if here:
+            ax.axvline(audit.SWITCH * here[0][1]["config"]["steps"], color=INK, lw=0.8, ls=":")
+            ax.set_ylim(bottom=0)
+        else:
+            ax.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
+        ax.set_title({PAPER: "the paper's end", CODE: "the code's end"}[sides[0]], fontsize="medium", loc="left")
+        ax.set_xlabel("step")
+        ax.locator_params(axis="x", nbins=5)
+    axes[0].set_ylabel("faces that pass (%)")
+    marks = [
+        plt.Line2D([], [], color=ENDS[CODE], lw=1.8, label="fuses logits: switches"),
+        plt.Line2D([], [], color=INK, lw=1.8, label=PAPER),
+        plt.Line2D([], [], color=FAINT, lw=0.8, label="other runs without a switch"),
+        plt.Line2D([], [], color=INK, lw=0.8, ls=":", label="the switch, 15/80"),
+    ]
+    figure.legend(handles=marks, loc="outside upper right", ncols=4, columnspacing=1.2)
+    return figure
+
+
+def _named(rung: Rung) -> str:
+    """A rung, on the left with the numbers of its points."""
+    return f"{rung.said}  #{discrepancies.of_rung(rung.name)}" if rung.side == UP else rung.said
+
+
+def _place(ax: Axes, y: int, values: Sequence[float], colour: str, failed: int) -> None:
+    if values:
+        if len(values) > 1:
+            mean, spread = np.mean(values), np.std(values, ddof=1)
+            ax.plot([mean - spread, mean + spread], [y, y], color=colour, lw=1, alpha=0.6, zorder=2)
+            ax.plot([mean, mean], [y - 0.32, y + 0.32], color=colour, lw=2, solid_capstyle="butt", zorder=3)
+        places = y + figures.spread_out(len(values))
+        ax.plot(values, places, "o", mfc=colour, mec="white", ms=5, mew=0.6, zorder=4)
+    note = f"{failed} failed" if failed else "" if values else published.NOT_RUN
+    ax.annotate(note, (0.015, y), xycoords=("axes fraction", "data"), va="center", color=FAINT, style="italic")
+    ax.axhline(y + 0.5, color="#eeeeee", lw=0.6, zorder=0)
