@@ -21,11 +21,12 @@ STEMS = {
     "11_table1_comparison": "table1", "12_table3_prompts": "table3", "13_figure4_thresholds": "figure4",
     "14_figure5_pseudo_labels": "figure5", "16_sensitivity": "sensitivity",
 }  # fmt: skip
-ONLY = {"12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["lambda_2", "vote"]}
+ONLY = {"12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["vote"]}
 TOY = {
     "profile": "toy", "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "image_size": 16,
     "text": "onehot", "steps": 20, "evaluations": 4, "batch": 7, "unlabelled_batch": 7, "lr": 0.001, "ema": 0.0,
     "labels": [14], "seeds": [0, 1], "methods": ["supervised", "sitfer/semantic", "sitfer"],
+    "points": {"labels": [14], "seeds": [0]},
 }  # fmt: skip
 
 
