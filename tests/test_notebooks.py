@@ -22,12 +22,15 @@ STEMS = {
     "14_figure5_pseudo_labels": "figure5", "16_sensitivity": "sensitivity",
     "50_paper_versus_code": "audit_ladder",
 }  # fmt: skip
-ONLY = {"12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["lambda_2", "vote"],
-        "50_paper_versus_code": ["logits"]}  # fmt: skip
+ONLY = {
+    "12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["vote"],
+    "50_paper_versus_code": ["logits"],
+}  # fmt: skip
 TOY = {
     "profile": "toy", "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "image_size": 16,
     "text": "onehot", "steps": 20, "evaluations": 4, "batch": 7, "unlabelled_batch": 7, "lr": 0.001, "ema": 0.0,
     "labels": [14], "seeds": [0, 1], "methods": ["supervised", "sitfer/semantic", "sitfer"],
+    "points": {"labels": [14], "seeds": [0]},
 }  # fmt: skip
 
 
