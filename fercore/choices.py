@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fercore import paths
+from fercore import paths, sweep
 
 ORIGIN = re.compile(r"\b(chosen|released)\b")
 BARE = re.compile(r"^(chosen|released)( code)?[:;,]? ?")  # what the column before it says already
@@ -34,8 +34,7 @@ def everywhere() -> list[Choice]:
     """Of SIT-FER, of what all runs share, of the views, of the other methods, and of the profiles, in this order."""
     methods = sorted((paths.ROOT / "fercore/methods").glob("*.py"), key=lambda file: (file.stem != "sitfer", file.stem))
     code = [methods[0], *(paths.ROOT / "fercore" / name for name in ("config.py", "augment.py")), *methods[1:]]
-    profiles = sorted(file for file in paths.PARAMS.glob("*.yaml") if file.stem != "claims")
-    return [choice for file in (*code, *profiles) for choice in of_file(file)]
+    return [choice for file in (*code, *sweep.profiles()) for choice in of_file(file)]
 
 
 def of_file(file: Path) -> list[Choice]:
