@@ -43,9 +43,10 @@ def maps(extracts: Sequence[Extract]) -> Figure:
     if not shown:
         return _nothing()
     marks, columns = _marks(shown), 5 if len(shown) > 2 else 3
-    figure, axes = _panels(len(shown), 3, 2.45, 0.1 + 0.22 * math.ceil(len(marks) / columns))
+    below = 0.1 + 0.22 * math.ceil(len(marks) / columns)
+    figure, axes = _panels(len(shown), 2 if len(shown) in (2, 4) else 3, 2.0, below)
     for ax, extract in zip(axes, shown):
-        _faces(ax, extract, "embedding", 5.0)
+        _faces(ax, extract, "embedding", 4.0)
         _slots(ax, extract)
         _title(ax, extract, "embedding")
     figure.legend(handles=marks, loc="outside lower center", ncols=columns, handletextpad=0.1, columnspacing=1.2)

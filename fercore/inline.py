@@ -24,8 +24,10 @@ def register() -> None:
     """Have IPython show figures so; elsewhere nothing happens."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
-        # Before every cell, as matplotlib's own formatter comes late, after the first cell that imports it.
-        shell.events.register("pre_run_cell", _use)
+        # Late, as the first figure brings matplotlib's own formatter; and before matplotlib shows what a cell drew, as
+        # callbacks are called in the order of their registration and its own is registered with the first figure.
+        for event in ("pre_run_cell", "post_execute"):
+            shell.events.register(event, _use)
 
 
 def _use(info: object = None) -> None:
