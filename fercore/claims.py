@@ -289,7 +289,7 @@ def name(row: Mapping[str, Any]) -> str:
     """A row's short name: its method, or the fields that tell it apart, constants by name ("tau 0.6")."""
     told = [value for key, value in row.items() if key != "method" or len(row) == 1]
     pairs = [value.items() if isinstance(value, dict) else [(value,)] for value in told]
-    return " ".join(str(word) for items in pairs for item in items for word in item) or "plain"
+    return " ".join(str(word) for items in pairs for item in items for word in item) or str(row["method"])
 
 
 # Reading the file

@@ -138,7 +138,7 @@ def test_the_statement_on_tau_is_four_steps():
     fall = rise | {("tau", "0.95"): 0.49}
     said = report.verdict("sit-fer/tau", made(FIGURE4, heights=fall))
     assert said.startswith("partly reproduced")
-    assert "tau 0.9 over tau 0.95 -" in said and "plain over tau 0.9 +" in said
+    assert "tau 0.9 over tau 0.95 -" in said and "SIT-FER over tau 0.9 +" in said
     assert report.verdict("sit-fer/tau", made(FIGURE4, (0,), rise)).startswith("partly reproduced")
     assert report.verdict("sit-fer/tau", []).startswith("not run")
 

@@ -193,7 +193,7 @@ def test_rows_are_named_by_what_tells_them_apart():
     assert claims.name({"method": "sitfer/text"}) == "sitfer/text"
     assert claims.name({"method": "sitfer", "prompt": "a {}"}) == "a {}"
     assert claims.name({"method": "sitfer", "options": {"tau": 0.6}}) == "tau 0.6"
-    assert claims.name({"method": "sitfer", "options": {}}) == "plain"
+    assert claims.name({"method": "sitfer", "options": {}}) == "sitfer"
 
 
 def test_budgets_that_disagree_are_partly():

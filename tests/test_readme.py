@@ -96,8 +96,12 @@ def test_a_row_shows_the_gain_its_standard_deviation_and_the_number_of_seeds():
 def test_no_ablation_reaches_a_main_row(change):
     known = runs("fixmatch", 0.40, 0.41, 0.42) + runs("sitfer", 0.42, 0.44, 0.46)
     varied = [r for method in ("fixmatch", "sitfer") for r in runs(method, 0.9, 0.1, 0.8, **change)]
-    assert readme.verdicts(STUDY, known + varied) == readme.verdicts(STUDY, known)
-    assert readme.verdicts(STUDY, varied + known) == readme.verdicts(STUDY, known)
+
+    def main_rows(records):
+        rows = [line for line in readme.verdicts(STUDY, records).splitlines() if line.startswith("|")]
+        return [line for line in rows if "Table III" not in line and "Figure 4" not in line]
+
+    assert main_rows(known + varied) == main_rows(varied + known) == main_rows(known) and len(main_rows(known)) > 8
     kept = change.keys() <= {"options", "prompt"}  # what answers Table III and Figure 4
     assert len(readme.comparable(known + varied, STUDY)) == len(known) + kept * len(varied)
 

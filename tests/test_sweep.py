@@ -334,6 +334,7 @@ def test_ctrl_c_stops_all_processes_and_leaves_their_checkpoints(profile, forked
             if len(set(seen)) == 2:
                 signal.raise_signal(signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
     with pytest.raises(KeyboardInterrupt), Stop("toy", study.runs(), show=False) as line:
         place = {"data_root": None, "results": study.results, "device": "cpu", "progress": False}
         workers.share(study.runs(), 2, place | {"checkpoint_every": 1}, line)
