@@ -136,10 +136,10 @@ def around(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[Run]
 
 
 def claims(study: Profile) -> list[Run]:
-    """The grid, Table III's prompts to the profile's own encoder, and tau's axis of Figure 4."""
-    own = study.shared.get("text", Run.text)
-    prompts, tau = around(study, "12_table3_prompts", [own]), around(study, "13_figure4_thresholds", ["tau"])
-    return [*study.runs(), *prompts, *tau]
+    """The grid; of the notebooks that the profile has, Table III's prompts to its own encoder and Figure 4's tau."""
+    axes = {"12_table3_prompts": study.shared.get("text", Run.text), "13_figure4_thresholds": "tau"}
+    shared = [around(study, name, [axis]) for name, axis in axes.items() if name in study.notebooks]
+    return [*study.runs(), *(config for runs in shared for config in runs)]
 
 
 def table2(study: Profile) -> list[Run]:

@@ -111,7 +111,7 @@ def load_profile(name: str | Path, *, data_root: str | Path = "", results: str |
     if not isinstance(around, dict) or set(around) - {"labels", "seeds"}:
         raise UserError(f"{file}: points: expected labels and seeds, each a list, got {around!r}")
     for key, given in around.items():
-        if not isinstance(given, list) or not given or not set(given) <= set(values[key]):
+        if not isinstance(given, list) or not given or any(value not in values[key] for value in given):
             raise UserError(f"{file}: points: {key}: expected some of {values[key]}, got {given!r}")
     try:
         shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})

@@ -124,6 +124,11 @@ def test_tables_have_no_points_and_claims_those_that_are_tested():
     assert all(set(config.options) == ({"tau"} if config.prompt == PROMPTS[0] else set()) for config in beyond)
 
 
+def test_claims_train_no_point_of_a_notebook_that_the_profile_has_not():
+    study = sweep.load_profile("demo")
+    assert keys(plan.runs(study)) == keys(plan.runs(study, *study.notebooks)) == keys(study.runs())
+
+
 def test_seeds_and_budgets_of_the_points_are_the_profiles_choice():
     study = replace(sweep.load_profile("fer2013"), points={"labels": [400], "seeds": [1]})
     assert {(c.labels, c.seed) for _, runs in plan.points(study, "13_figure4_thresholds") for c in runs} == {(400, 1)}
@@ -139,6 +144,7 @@ def test_seeds_and_budgets_of_the_points_are_the_profiles_choice():
         ("{labels: 400}", "points: labels: expected some of .*, got 400"),
         ("{labels: [77]}", r"points: labels: expected some of \[2000, 400\], got \[77\]"),
         ("{seeds: []}", "points: seeds: expected some of"),
+        ("{seeds: [[0]]}", "points: seeds: expected some of"),
     ],
 )
 def test_points_of_a_profile_are_checked(given, said, tmp_path):
