@@ -324,7 +324,7 @@ def bench(
 def readme():
     """Bring the made parts of the README and its pages up to date: verdicts, cost, choices, counts."""
     try:
-        from fercore import readme as made
+        from fercore.pages import readme as made
     except ImportError as error:
         raise UserError(f"readme needs {error.name} (pip install 'fercore[study]')") from None
     for line in made.write():

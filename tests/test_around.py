@@ -14,9 +14,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from fercore import around, around_figures, claims, figures, plan, report, sensitivity, sweep, text, words
-from fercore import words_figures as drawn_words
+from fercore import claims, plan, sweep, text
 from fercore.expressions import EXPRESSIONS
+from fercore.pages import around, around_figures, figures, report, sensitivity, words
+from fercore.pages import words_figures as drawn_words
 
 PROMPTS, FIGURE4, PAGE = "12_table3_prompts", "13_figure4_thresholds", "16_sensitivity"
 STUDY = sweep.load_profile("fer2013")

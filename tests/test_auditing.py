@@ -12,8 +12,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
 
-from fercore import audit_figures, auditing, discrepancies, figures, ladder, plan, report, sweep
+from fercore import plan, sweep
 from fercore.methods import audit, resolve
+from fercore.pages import audit_figures, auditing, discrepancies, figures, ladder, report
 
 FER, RAF = sweep.load_profile("fer2013"), sweep.load_profile("rafdb")
 

@@ -11,7 +11,7 @@ import toy
 import yaml
 from safetensors.torch import save_file
 
-from fercore import cli, plan, records, sweep, text, train
+from fercore import cli, paths, plan, records, sweep, text, train
 from fercore.errors import UserError
 
 SHORT = (
@@ -209,6 +209,13 @@ def test_train_needs_the_core_packages_only(toy_root, tmp_path):
     done = subprocess.run([sys.executable, "-c", BARE, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
+
+
+def test_what_trains_does_not_import_what_shows():
+    folders = (paths.ROOT / "fercore", paths.ROOT / "fercore/methods", paths.ROOT / "fercore/datasets")
+    files = [file for folder in folders for file in folder.glob("*.py")]
+    assert len(files) > 40
+    assert [file.name for file in files if re.search(r"^from fercore(\.| import )pages", file.read_text(), re.M)] == []
 
 
 # Bad input

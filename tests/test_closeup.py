@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fercore import closeup, report
 from fercore.fusion import fuse
+from fercore.pages import closeup, report
 
 TINY = closeup.settings(3, labels=14, image_size=16, text="onehot", dataset_options={"n": 70, "test": 21})
 

@@ -13,10 +13,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
 
-from fercore import claims, comparison, comparison_figures, figures, plan, report, sweep
+from fercore import claims, plan, sweep
 from fercore.config import Run
 from fercore.expressions import EXPRESSIONS
 from fercore.methods import METHODS
+from fercore.pages import comparison, comparison_figures, figures, report
 
 METHODS_HERE = list(comparison.NAMES)
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from fercore import discrepancies, paths, plan, sweep, text
+from fercore import paths, plan, sweep, text
 from fercore.errors import UserError
 from fercore.methods import audit
+from fercore.pages import discrepancies
 
 ONE = {
     "number": 1, "point": "threshold", "paper": None, "code": "another", "where": "main.py:1", "verdict": "new",

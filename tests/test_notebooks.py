@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from fercore import dumps, ladder, paths, plan, records, sweep
+from fercore import dumps, paths, plan, records, sweep
+from fercore.pages import ladder
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]

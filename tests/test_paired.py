@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from fercore import paired
+from fercore.pages import paired
 
 SAMPLES = [[0.4, -0.1], [1.0, 2.0, 4.0], [-1.0, 0.5, 0.25, 2.0], [0.3, -0.2, 0.9, 1.4, -0.7]]
 

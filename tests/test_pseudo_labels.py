@@ -14,9 +14,10 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fercore import dumps, explorer, figures, inline, metrics, paired, pseudo_label_figures, pseudo_labels, sweep, train
-from fercore.closeup import entropy
+from fercore import dumps, metrics, sweep, train
 from fercore.fusion import fuse
+from fercore.pages import explorer, figures, inline, paired, pseudo_label_figures, pseudo_labels
+from fercore.pages.closeup import entropy
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 FACES, STEPS = 60, (10, 20)
@@ -345,9 +346,9 @@ def test_explorer_with_no_face_to_show(open_one):
 
 def test_without_ipywidgets_the_figure_stays(study, found, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    monkeypatch.delitem(sys.modules, "fercore.explorer")
+    monkeypatch.delitem(sys.modules, "fercore.pages.explorer")
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    anew = importlib.import_module("fercore.explorer")
+    anew = importlib.import_module("fercore.pages.explorer")
     assert anew.show(pseudo_labels.shown(study, found), plt.figure()) is None
 
 

@@ -10,9 +10,10 @@ import yaml
 from typer.testing import CliRunner
 
 import fercore
-from fercore import choices, claims, paths, readme, records, sweep
+from fercore import claims, paths, records, sweep
 from fercore.datasets import NAMES
 from fercore.errors import UserError
+from fercore.pages import choices, readme
 
 STUDY = sweep.load_profile(readme.STUDY)
 MADE = readme.pages()

@@ -13,8 +13,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from fercore import claims, closeup, figures, report
+from fercore import claims
 from fercore.expressions import EXPRESSIONS
+from fercore.pages import closeup, figures, report
 
 PARTIAL = [
     synthetic.pretrain(),

@@ -9,8 +9,9 @@ import torch
 import yaml
 from test_cli import call, refused  # noqa: F401  (fixtures)
 
-from fercore import checkpoint, claims, records, report, setting, sweep, train, transfer
+from fercore import checkpoint, claims, records, setting, sweep, train, transfer
 from fercore.errors import UserError
+from fercore.pages import report
 
 GIVEN = {
     "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from fercore.features import Extract
-from fercore.features_report import NAMES, of
-from fercore.figures import FAINT, INK
+from fercore.pages.features_report import NAMES, of
+from fercore.pages.figures import FAINT, INK
 
 CLASSES = {
     "surprise": "#E69F00",

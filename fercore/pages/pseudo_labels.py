@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from fercore import claims, datasets, dumps, metrics, paired, records, report, sweep
-from fercore.closeup import divergence, entropy
+from fercore import claims, datasets, dumps, metrics, records, sweep
 from fercore.config import Run
 from fercore.dumps import Dump
 from fercore.fusion import fuse
 from fercore.methods import resolve
+from fercore.pages import paired, report
+from fercore.pages.closeup import divergence, entropy
 
 RESCUED, SPOILED = "rescued", "spoiled"
 ALPHA = 0.05

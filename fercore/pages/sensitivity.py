@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fercore import around, comparison, report
 from fercore import claims as published
-from fercore.around import TAIL, Setting
+from fercore.pages import around, comparison, report
+from fercore.pages.around import TAIL, Setting
 
 # Tables
 

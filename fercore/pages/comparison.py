@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fercore import claims as published
-from fercore import paired, report
 from fercore.claims import Claim
-from fercore.report import Row
+from fercore.pages import paired, report
+from fercore.pages.report import Row
 
 NAMES = {
     "supervised": "Labels only",

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from fercore import claims as published
-from fercore import comparison, report
-from fercore.comparison import FULL, NAMES, ROWS
-from fercore.figures import COLOURS, FAINT, INK, line
+from fercore.pages import comparison, report
+from fercore.pages.comparison import FULL, NAMES, ROWS
+from fercore.pages.figures import COLOURS, FAINT, INK, line
 
 WIDE = (7.4, 4.0)  # inches
 LOOKS = {

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fercore import claims as published
-from fercore import inline, report
+from fercore.pages import inline, report
 
 SIZE = (5.5, 3.4)  # inches
 INK, FAINT = "#222222", "#9a9a9a"

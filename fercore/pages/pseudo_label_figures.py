@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fercore import figures, pseudo_labels
 from fercore.dumps import Dump
-from fercore.figures import COLOURS, FAINT, INK, SIZE
-from fercore.pseudo_labels import RESCUED, SPOILED, Shown
+from fercore.pages import figures, pseudo_labels
+from fercore.pages.figures import COLOURS, FAINT, INK, SIZE
+from fercore.pages.pseudo_labels import RESCUED, SPOILED, Shown
 
 SIDES = {RESCUED: "#009E73", SPOILED: "#D55E00"}
 COLUMNS, LINES = 6, 2  # faces of one page

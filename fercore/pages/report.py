@@ -20,9 +20,9 @@ import torch
 from fercore import claims as published
 from fercore import records as store
 from fercore.claims import Claim, Comparison
-from fercore.closeup import divergence, entropy
 from fercore.config import Run
-from fercore.printing import markdown, save, text
+from fercore.pages.closeup import divergence, entropy
+from fercore.pages.printing import markdown, save, text
 
 __all__ = ["markdown", "save", "text"]  # printing.py, at hand for notebooks that import this module alone
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fercore import claims as published
-from fercore import discrepancies, figures, ladder
 from fercore import records as store
-from fercore.figures import FAINT, INK
-from fercore.ladder import CODE, DOWN, PAPER, UP, Rung
 from fercore.methods import audit
+from fercore.pages import discrepancies, figures, ladder
+from fercore.pages.figures import FAINT, INK
+from fercore.pages.ladder import CODE, DOWN, PAPER, UP, Rung
 from fercore.sweep import Profile
 
 ENDS = {PAPER: INK, CODE: "#D55E00"}

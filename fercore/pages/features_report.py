@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from fercore import claims as published
-from fercore import plan, report, sweep, transfer
+from fercore import plan, sweep, transfer
 from fercore.claims import Comparison
 from fercore.features import Extract
-from fercore.report import Row
+from fercore.pages import report
+from fercore.pages.report import Row
 
 SITFER, WITHOUT = "sitfer", "sitfer/instance"  # the second: all of the first but L_t
 ROWS = (

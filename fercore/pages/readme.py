@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fercore import choices, claims, expressions, paths, records, report, sweep
+from fercore import claims, expressions, paths, records, sweep
 from fercore.datasets.check import OFFICIAL
 from fercore.errors import UserError
+from fercore.pages import choices, report
 
 STUDY = "fer2013"  # whose records the README shows
 

@@ -11,10 +11,11 @@ from fractions import Fraction
 import pandas as pd
 
 from fercore import claims as published
-from fercore import comparison, discrepancies, ladder, paired, plan, report
+from fercore import plan
 from fercore import records as store
-from fercore.ladder import CODE, DOWN, LARGER, PAPER, SAID, UP, WITHIN, Rung
 from fercore.methods import audit
+from fercore.pages import comparison, discrepancies, ladder, paired, report
+from fercore.pages.ladder import CODE, DOWN, LARGER, PAPER, SAID, UP, WITHIN, Rung
 from fercore.sweep import Profile
 
 LADDER = ["labels", "side", "#", "change", "ours", "ours ±", "difference", "difference ±"]

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fercore import around, comparison, report, text
 from fercore import claims as published
-from fercore.around import Setting
+from fercore import text
 from fercore.config import Run
 from fercore.expressions import EXPRESSIONS
 from fercore.methods.sitfer import Config
+from fercore.pages import around, comparison, report
+from fercore.pages.around import Setting
 
 TABLE = "sit-fer/III"
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, fields
 import pandas as pd
 
 from fercore import claims as published
-from fercore import comparison, plan, report
+from fercore import plan
 from fercore.config import Run
 from fercore.methods import resolve
 from fercore.methods.sitfer import Config
+from fercore.pages import comparison, report
 from fercore.sweep import Profile
 from fercore.text import PROMPTS
 

@@ -10,9 +10,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fercore import pseudo_label_figures, pseudo_labels
-from fercore.pseudo_label_figures import COLUMNS, LINES
-from fercore.pseudo_labels import Shown
+from fercore.pages import pseudo_label_figures, pseudo_labels
+from fercore.pages.pseudo_label_figures import COLUMNS, LINES
+from fercore.pages.pseudo_labels import Shown
 
 EVERY = "all"
 SORTS = {

@@ -8,11 +8,11 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fercore import around, words
 from fercore import claims as published
-from fercore.around import Setting
 from fercore.config import Run
-from fercore.figures import COLOURS, FAINT, INK
+from fercore.pages import around, words
+from fercore.pages.around import Setting
+from fercore.pages.figures import COLOURS, FAINT, INK
 from fercore.text import CONTROLS
 
 WIDE = 7.4  # inches

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from fercore import around, sensitivity
 from fercore import claims as published
-from fercore.around import Setting
-from fercore.figures import COLOURS, FAINT, INK, SIZE, line
+from fercore.pages import around, sensitivity
+from fercore.pages.around import Setting
+from fercore.pages.figures import COLOURS, FAINT, INK, SIZE, line
 
 WIDE = 7.4  # inches
 LOWER, HIGHER = "#0072B2", "#E69F00"  # than our choice
