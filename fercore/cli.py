@@ -296,9 +296,10 @@ def features_(
 def merge_(
     target: Annotated[Path, typer.Argument(help="records.jsonl that grows.")],
     sources: Annotated[list[Path], typer.Argument(help="records.jsonl of other machines.")],
+    again: Annotated[bool, typer.Option("--again", help="Keep runs that were made once more, in again.jsonl.")] = False,
 ):
     """Add the records of other machines, by key."""
-    typer.echo(f"{target}: {sweep.merge(target, sources)} new records")
+    typer.echo(f"{target}: {sweep.merge(target, sources, again=again)} new records")
 
 
 @app.command()

@@ -63,6 +63,11 @@ def finished(records: Iterable[dict]) -> dict[str, dict]:
     return {record["key"]: record for record in records if record["status"] == "finished"}
 
 
+def beside(path: Path) -> Path:
+    """Where runs that a file of records has already, made once more, are kept."""
+    return path.with_name("again.jsonl")
+
+
 def append(path: Path, record: Mapping) -> None:
     """Add one record. Several processes may append to one file; a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,11 @@ class Profile:
         """The file of records."""
         return self.results / "records.jsonl"
 
+    @property
+    def again(self) -> Path:
+        """The file of runs that were made once more; no table reads it, only pages/again.py."""
+        return records.beside(self.records)
+
     def runs(self, methods: Iterable[str] | None = None, labels: Iterable[int] | None = None) -> list[Run]:
         """The grid, seeds outermost: an interrupted sweep has whole tables of few seeds.
 
@@ -238,14 +243,15 @@ def ordered(runs: Iterable[Run]) -> list[Run]:
     return sorted(runs, key=lambda config: (seeds.index((config.seed, config.split_seed)), workers.price(config)))
 
 
-def merge(target: Path, sources: Iterable[Path]) -> int:
+def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
     """Add to `target` the finished records of other machines, by key; return how many were new.
 
-    Raises UserError, and adds nothing, where two records of one key disagree in anything but their provenance: of two
-    files, or of one.
+    Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
+    run made once more: it goes to `records.beside(target)`, once. Raises UserError, and adds nothing, for any other.
     """
     seen: dict[str, tuple[str, dict]] = {}
     have = records.finished(records.read(target))
+    repeats, known = [], {records.canonical(record) for record in records.read(records.beside(target))}
     for file in (target, *sources):
         for number, record in enumerate(records.read(file), 1):
             if record["status"] != "finished":
@@ -253,9 +259,19 @@ def merge(target: Path, sources: Iterable[Path]) -> int:
             here = f"{file}, record {number}"
             there, first = seen.setdefault(record["key"], (here, record))
             fields = sorted((first.keys() | record.keys()) - {"provenance"})
-            if differ := [name for name in fields if first.get(name) != record.get(name)]:
-                raise UserError(f"{there} and {here}: {record['key']} differs in {', '.join(differ)}; keep one of them")
+            differ = [name for name in fields if first.get(name) != record.get(name)]
+            if differ and again and file != target:
+                repeats.append(record)
+            elif differ:
+                raise UserError(
+                    f"{there} and {here}: {record['key']} differs in {', '.join(differ)}; keep one of them, or "
+                    "keep both with --again"
+                )
     new = [record for key, (_, record) in seen.items() if key not in have]
     for record in new:
         records.append(target, record)
+    for record in repeats:
+        if (line := records.canonical(record)) not in known:
+            records.append(records.beside(target), record)
+            known.add(line)
     return len(new)

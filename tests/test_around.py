@@ -318,6 +318,8 @@ def test_the_tornado_draws_every_bar_and_names_what_did_not_run():
     assert [bar.get_x() for bar in ax.patches] == pytest.approx([middle] * len(changes))
     assert points_drawn(ax) == 3 * len(changes)
     assert figure.get_supxlabel() == "not run: alpha 0.9; window 8, 128"
+    band = around_figures.tornado(found, noise=0.4).axes[0].patches[-1]
+    assert (band.get_x(), band.get_width()) == pytest.approx((middle - 0.4, 0.8))
 
 
 def test_the_votes_draw_every_class_and_seed():

@@ -95,11 +95,11 @@ def thresholds(found: Sequence[Setting], axis: str) -> Figure:
     return figure
 
 
-def tornado(found: Sequence[Setting]) -> Figure:
+def tornado(found: Sequence[Setting], noise: float = 0.0) -> Figure:
     """The gain over FixMatch when one constant changes, the first budget: widest bar on top.
 
     A bar reaches from the gain at our choice to that gain and the mean paired change; a dot is a seed. Values that
-    have no run are named under the axis.
+    have no run are named under the axis. `noise`: points by which a run moves when it is made again, a grey band.
     """
     labels = found[0].labels
     rows = [(axis, here) for budget, axis, here in sensitivity.bars(found) if budget == labels]
@@ -133,6 +133,8 @@ def tornado(found: Sequence[Setting]) -> Figure:
     if drawn:
         ax.axvline(middle, color=INK, lw=1)
         ax.axvline(0, color=FAINT, lw=0.8, ls=":")
+        if noise:
+            ax.axvspan(middle - noise, middle + noise, color="#eeeeee", lw=0, zorder=-1)
     if not drawn:
         ax.set_axis_off()
         ax.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
@@ -146,7 +148,9 @@ def tornado(found: Sequence[Setting]) -> Figure:
         plt.Rectangle((0, 0), 1, 1, fc=c, alpha=0.75, label=what) for c, what in ((LOWER, "lower"), (HIGHER, "higher"))
     ]
     marks.append(plt.Line2D([], [], ls="", marker="o", mfc=FAINT, mec="white", ms=5, label="one seed"))
-    figure.legend(handles=marks, loc="outside upper right", ncols=4, columnspacing=1.2)
+    if noise:
+        marks.append(plt.Rectangle((0, 0), 1, 1, fc="#eeeeee", label="made again, nothing changed"))
+    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), columnspacing=1.2)
     return figure
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from fercore import claims, expressions, paths, records, sweep
 from fercore.datasets.check import OFFICIAL
 from fercore.errors import UserError
-from fercore.pages import choices, report
+from fercore.pages import again, choices, report
 
 STUDY = "fer2013"  # whose records the README shows
 
@@ -95,7 +95,8 @@ def verdicts(study: sweep.Profile, known: Iterable[Mapping]) -> str:
         cells = [f"{claim.says} ({claim.table})", points, "\n".join(shown), report.SAID[claims.state(claim, runs)]]
         cells.append(f"`{command(study, claim.reproduced_by.notebook)}`" if claim.reproduced_by else "")
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
-    return "\n".join([*lines, "", summary(chosen, runs, grounds)])
+    repeated = again.pairs(study)
+    return "\n".join([*lines, "", summary(chosen, runs, grounds), *([again.said(repeated)] if repeated else [])])
 
 
 def command(study: sweep.Profile, notebook: str) -> str:

@@ -288,8 +288,7 @@ def head(records: Sequence[Mapping]) -> str:
             f"data    {data_name(data['name'])} ({data['fingerprint']}): {data['train']:,} training faces{doubles}"
         )
         lines.append(f"        tested on {data['tested_on']}, {data['test']:,} faces; the largest class, {share}")
-    worth = {r["key"]: r for r in records if r["kind"] == "pretrain" and r["status"] == "finished"}
-    lines += [f"start   {_start(start, worth.get(start.get('key')))}" for start in unique(r["start"] for r in done)]
+    lines += [f"start   {line}" for line in _starts(done, records)]
     steps = "{encoder}, {image_size} px, {steps:,} steps of {batch} labelled and {unlabelled_batch} unlabelled faces"
     lines += [f"runs    {line}" for line in unique(steps.format(**r["config"]) for r in done)]
     prompts = unique('{text}, prompt "{prompt}"'.format(**r["config"]) for r in done)
@@ -536,6 +535,15 @@ def series(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def _starts(done: Sequence[Mapping], records: Iterable[Mapping]) -> list[str]:
+    """A line for each start of these runs; where there are several, with the number of runs."""
+    worth = {r["key"]: r for r in records if r["kind"] == "pretrain" and r["status"] == "finished"}
+    starts = unique(r["start"] for r in done)
+    counts = [sum(r["start"] == start for r in done) for start in starts]
+    lines = [_start(start, worth.get(start.get("key"))) for start in starts]
+    return [f"{line}; runs: {n}" for line, n in zip(lines, counts)] if len(starts) > 1 else lines
+
+
 def _start(start: Mapping, pretrained: Mapping | None) -> str:
     """Which weights the runs began with, and what they are worth before any training with labels."""
     kinds = {"none": "random weights", "imagenet": "ImageNet weights (torchvision)", "file": "weights from a file"}
@@ -543,6 +551,8 @@ def _start(start: Mapping, pretrained: Mapping | None) -> str:
     said += f", sha256 {start['sha256'][:16]}" if start.get("sha256") else ""
     if pretrained is None:
         return said
+    if pretrained["start"]["sha256"] != start["sha256"]:
+        return f"{said}\n        the same pre-training made again elsewhere, equal to within rounding"
     probe, near = (100 * pretrained["metrics"][name] for name in ("linear_probe", "knn"))
     said += f", {pretrained['config']['steps']:,} steps"
     return f"{said}\n        worth, with all labels: linear probe {probe:.1f} %, nearest neighbours {near:.1f} %"
