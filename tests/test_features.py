@@ -20,22 +20,9 @@ pytest.importorskip("sklearn", reason="maps need scikit-learn (pip install 'ferc
 import matplotlib.pyplot as plt
 from sklearn import metrics as sklearn_metrics
 
-from fercore import (
-    checkpoint,
-    features,
-    features_figures,
-    features_report,
-    geometry,
-    paths,
-    plan,
-    probe,
-    records,
-    setting,
-    sweep,
-    text,
-    transfer,
-)
+from fercore import checkpoint, features, geometry, paths, plan, probe, records, setting, sweep, text, transfer
 from fercore.errors import UserError
+from fercore.pages import features_figures, features_report
 
 METHODS = ["supervised", "simmatch", "sitfer", "sitfer/instance", "fullysupervised"]
 CPU = torch.device("cpu")
