@@ -225,6 +225,8 @@ def test_without_data_drawn_faces_stand_in_and_the_study_is_not_run(tmp_path):
     assert own == []
     faces = pseudo_labels.shown(study, own)
     both = pseudo_labels.beside(own, faces)
+    gathered, shown = pseudo_labels.gather(study, study.runs(["sitfer"]))
+    assert [d.path for d in gathered] == [d.path for d in both] and shown.dump.path == faces.dump.path
     assert faces.dump.config.dataset == "facs" and both == [faces.dump]
     assert pseudo_labels.answer(study, both).startswith("FER2013: not run.\nOn rendered faces/105 the fusion rescues")
     said = pseudo_labels.coverage(study, both, faces)

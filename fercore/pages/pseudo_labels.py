@@ -40,6 +40,13 @@ class Shown:
 # Which dumps
 
 
+def gather(study: sweep.Profile, grid: Iterable[Run]) -> tuple[list[Dump], Shown | None]:
+    """The dumps of these runs, and the faces to look at, whose dump is among them."""
+    own = of(study, grid)
+    faces = shown(study, own)
+    return beside(own, faces), faces
+
+
 def of(study: sweep.Profile, grid: Iterable[Run]) -> list[Dump]:
     """The dumps of these runs at the largest budget that has one. Where there is none, the first run's is made."""
     grid = sorted(grid, key=lambda config: -config.labels)
