@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
+TWO := --numprocesses 2 --dist loadfile
 
 .PHONY: demo test lab study notebooks
 .DELETE_ON_ERROR:
@@ -21,8 +22,8 @@ study: .venv/installed
 	$(BIN)/python -m fercore reproduce params/$(PROFILE).yaml $(if $(DATA),--data-root $(DATA))
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval notebooks
+	$(BIN)/python -m pytest $(TWO) tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) --nbval notebooks
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks

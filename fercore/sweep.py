@@ -231,9 +231,12 @@ def at_hand(encoder: str) -> bool:
 
 def begin(study: Profile, *, device: str = "auto", progress: bool = True) -> None:
     """Make the start that the profile's runs share, where it is missing."""
-    if study.pretrain and not pretrain.file(study.results, study.pretrain.key).exists():
-        place = {"data_root": study.data_root, "results": study.results, "device": device}
-        pretrain.run(study.pretrain, **place, progress=progress)
+    if not study.pretrain or (weights := pretrain.file(study.results, study.pretrain.key)).exists():
+        return
+    place = {"data_root": study.data_root, "results": study.results, "device": device}
+    with workers.claim(study.results, study.pretrain.key):
+        if not weights.exists():  # by now: another sweep may have made it
+            pretrain.run(study.pretrain, **place, progress=progress)
 
 
 def ordered(runs: Iterable[Run]) -> list[Run]:

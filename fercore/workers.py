@@ -2,6 +2,7 @@
 
 Processes are spawned, as CUDA asks for, and take the runs one after another. A run's record is written by the process
 that made it, under the lock of its file. Ctrl-C and bad input stop all; finished runs and checkpoints stay.
+A run is claimed while it is made: several sweeps over one folder share the work, and none makes what another has.
 """
 
 import contextlib
@@ -11,13 +12,14 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from fercore import cost, datasets, records, train
@@ -35,18 +37,45 @@ def make(name: str, todo: list[Run], place: dict, *, processes: int = 1, progres
         if processes > 1:
             share(todo, processes, place, bar)
             return
-        for config in todo:
-            bar.finish(config, attempt(config, place, partial(bar.step, config)))
+        waiting = deque(todo)
+        while waiting:
+            config = waiting.popleft()
+            if record := attempt(config, place, partial(bar.step, config)):
+                bar.finish(config, record)
+            else:
+                waiting.append(config)
 
 
-def attempt(config: Run, place: dict, watch: Callable[[int], None] | None = None) -> dict:
-    """The record of a run; of a failed one too, as a failed seed stays in the table. Raises UserError."""
+def attempt(config: Run, place: dict, watch: Callable[[int], None] | None = None) -> dict | None:
+    """The record of a run; of a failed one too, as a failed seed stays in the table. Raises UserError.
+
+    None where another sweep over this folder is at it; what that one has finished meanwhile is not made again.
+    """
     try:
-        return train.run(config, **place, watch=watch)
+        with claim(place["results"], config.key, patience=EVERY):
+            made = records.finished(records.read(place["results"] / "records.jsonl"))
+            return made.get(config.key) or train.run(config, **place, watch=watch)
+    except Timeout:
+        return None
     except UserError:
         raise
     except Exception as error:
         return failed(config, place["results"], f"{type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def claim(results: Path, key: str, patience: float = -1) -> Iterator[None]:
+    """Make this run, or this start, alone. Raises Timeout after so many seconds of waiting; -1: waits until it may.
+
+    The system opens the lock of a process that dies.
+    """
+    file = results / "checkpoints" / f"{key}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file, timeout=patience):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def failed(config: Run, results: Path, error: str) -> dict:
@@ -133,7 +162,10 @@ def share(todo: list[Run], count: int, place: dict, bar: Progress) -> None:
                     continue
                 if isinstance(said, UserError):
                     raise said
-                bar.finish(config, said)
+                if said is None:
+                    waiting.append(config)
+                else:
+                    bar.finish(config, said)
                 del under_way[line]
                 if waiting and process.is_alive():
                     under_way[line] = process, waiting.popleft()
@@ -156,8 +188,8 @@ def give(line: Connection, config: Run | None) -> None:
         line.send(config)
 
 
-def hear(line: Connection, process: BaseProcess, config: Run, results: Path) -> int | dict | UserError:
-    """What a process says of its run: steps done, the record, or what the user must mend."""
+def hear(line: Connection, process: BaseProcess, config: Run, results: Path) -> int | dict | UserError | None:
+    """What a process says of its run: steps done, the record, what the user must mend, or that another sweep has it."""
     try:
         return line.recv()
     except (EOFError, OSError):
@@ -187,7 +219,7 @@ def receive(line: Connection) -> Run | None:
 
 
 def serve(line: Connection, place: dict, threads: int) -> None:
-    """Make the runs that come down the line, and answer with steps that are done, then a record or a UserError."""
+    """Make the runs that come down the line; answer with steps that are done, then a record, a UserError or None."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # unwinds: temporary files go, locks open
     torch.set_num_threads(threads)
     last = time.monotonic()

@@ -1,5 +1,6 @@
 """Profiles and their grid: what a YAML may say, the order of the runs, and making what is missing."""
 
+import contextlib
 import itertools
 import multiprocessing
 import signal
@@ -361,6 +362,45 @@ def test_a_process_that_dies_leaves_a_failed_record_and_is_replaced(profile, for
     assert next(r["error"] for r in made if r["status"] == "failed") == "its process ended with exit code -9"
 
 
+def test_several_sweeps_over_one_folder_share_the_work(profile, toy_root, monkeypatch):
+    """What another sweep is at comes last, is waited for, and is not made again."""
+    study = load(profile(labels=[9], methods=["supervised"], seeds=[0, 1]), toy_root)
+    first, second = sweep.ordered(study.runs())
+    plain, made = train.run, []
+
+    def run(config, **place):
+        made.append(config.key)
+        record = plain(config, **place)
+        if config == second:  # and now the other sweep is done with the first
+            records.append(study.records, synthetic.of(first, accuracy=0.5))
+            other.close()
+        return record
+
+    monkeypatch.setattr(train, "run", run)
+    with contextlib.ExitStack() as other:
+        other.enter_context(workers.claim(study.results, first.key))
+        out = sweep.complete(study, device="cpu", progress=False)
+    assert made == [second.key] and sorted(r["key"] for r in out) == sorted([first.key, second.key])
+    assert not list((study.results / "checkpoints").iterdir())
+
+
+def test_a_claimed_run_goes_to_the_end_of_the_queue_of_all_processes(profile, forked):
+    study = load(profile(**REAL, methods=["supervised", "fixmatch"], seeds=[0]))
+    first, _ = sweep.ordered(study.runs())
+    order = []
+
+    class Watch(workers.Progress):
+        def finish(self, config, record):
+            order.append(config.key)
+            other.close()
+
+    with contextlib.ExitStack() as other, Watch("toy", study.runs(), show=False) as line:
+        other.enter_context(workers.claim(study.results, first.key))
+        place = {"data_root": None, "results": study.results, "device": "cpu", "progress": False}
+        workers.share(sweep.ordered(study.runs()), 2, place, line)
+    assert len(order) == 2 and order[-1] == first.key
+
+
 # Merging
 
 
@@ -372,7 +412,8 @@ def test_records_of_one_file_that_disagree(tmp_path):
         sweep.merge(tmp_path / "a.jsonl", [tmp_path / "b.jsonl"])
     b = tmp_path / "b.jsonl"
     assert str(error.value) == (
-        f"{b}, record 2 and {b}, record 4: {one['key']} differs in metrics, split; keep one of them"
+        f"{b}, record 2 and {b}, record 4: {one['key']} differs in metrics, split; keep one of them, or keep both with "
+        "--again"
     )
     assert not (tmp_path / "a.jsonl").exists()  # nothing is added beside a conflict
     with pytest.raises(UserError, match=r"b\.jsonl, record 2 and .*b\.jsonl, record 4"):
