@@ -307,6 +307,15 @@ def test_figure_4_draws_every_seed_and_marks_the_optimum(axis, seeds):
     assert [len(a.lines) for a in figure.axes[1::2]] == [len(here)] * 4
 
 
+def test_figure_4_joins_the_seeds_that_all_values_have():
+    found = [replace(s, runs=s.runs[:1]) if s.value == "0.7" else s for s in settings(FIGURE4)]
+    ax, here = around_figures.thresholds(found, "tau").axes[0], [s for s in found if s.axis == "tau"]
+    (mean,) = (line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == len(here))
+    assert mean.get_ydata() == pytest.approx([around.measures(s)[0] for s in here])
+    assert points_drawn(ax) == sum(len(s.done) for s in here) == 3 * (len(here) - 1) + 1
+    assert not ax.collections  # of one shared seed there is no spread
+
+
 def test_the_tornado_draws_every_bar_and_names_what_did_not_run():
     found = settings(PAGE, without=["window", ("alpha", "0.9")])
     figure = around_figures.tornado(found)

@@ -196,10 +196,14 @@ def memory(runs: Iterable[Mapping]) -> float:
 
 def means(ran: Iterable[Setting]) -> dict[Setting, float]:
     """Mean accuracy of settings that ran, over the seeds that all of them share; over their own where none is."""
+    return {s: statistics.fmean(map(published.measure, runs)) for s, runs in shared(ran).items()}
+
+
+def shared(ran: Iterable[Setting]) -> dict[Setting, list[Mapping]]:
+    """The finished runs of settings that ran, of the seeds that all of them have; of their own where none is."""
     ran = list(ran)
-    shared = set.intersection(*({seed_of(r) for r in s.done} for s in ran)) if ran else set()
-    values = {s: [published.measure(r) for r in s.done if not shared or seed_of(r) in shared] for s in ran}
-    return {s: statistics.fmean(some) for s, some in values.items()}
+    seeds = set.intersection(*({seed_of(r) for r in s.done} for s in ran)) if ran else set()
+    return {s: [r for r in s.done if not seeds or seed_of(r) in seeds] for s in ran}
 
 
 def measures(s: Setting, metric: str = "accuracy") -> list[float]:

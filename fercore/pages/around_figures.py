@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from fercore import claims as published
 from fercore.pages import around, sensitivity
 from fercore.pages.around import Setting
-from fercore.pages.figures import COLOURS, FAINT, INK, SIZE, line
+from fercore.pages.figures import BAND, COLOURS, FAINT, INK, SIZE, line
 
 WIDE = 7.4  # inches
 LOWER, HIGHER = "#0072B2", "#E69F00"  # than our choice
@@ -36,9 +36,11 @@ def thresholds(found: Sequence[Setting], axis: str) -> Figure:
 
     From the top: test accuracy, unlabelled faces kept, pseudo-labels right (all, and those kept), faces in the memory.
     Left a dot for each seed, a line through the means, a band of one standard deviation; right means and their range.
-    Thresholds stand by the logarithm of what they leave to 1.
+    Means are over the seeds that all values have; a hollow dot is another seed. Thresholds stand by the logarithm of
+    what they leave to 1.
     """
     here = first(found, axis)
+    shared = around.shared(s for s in here if s.done)
     places = [-np.log(1 - float(s.value)) for s in here]
     figure, axes = plt.subplots(4, 2, figsize=(WIDE, 6.8), sharex="col", height_ratios=(1.6, 1, 1, 1))
     rows: list[tuple[str, Callable[[Mapping], float | None]]] = [
@@ -55,9 +57,9 @@ def thresholds(found: Sequence[Setting], axis: str) -> Figure:
     ]
     colours = [to_hex(colour) for colour in plt.get_cmap("viridis")(np.linspace(0, 0.9, len(here)))]
     for (at, over), (label, value), of in zip(axes, rows, left):
-        _against(at, here, places, of)
+        _against(at, here, places, shared, of)
         for s, colour in zip(here, colours):
-            line(over, s.done, value, colour, s.value)
+            line(over, shared.get(s, []), value, colour, s.value)
         at.set(ylabel=label)
         at.locator_params(axis="y", nbins=5)
         over.locator_params(axis="y", nbins=5)
@@ -134,7 +136,7 @@ def tornado(found: Sequence[Setting], noise: float = 0.0) -> Figure:
         ax.axvline(middle, color=INK, lw=1)
         ax.axvline(0, color=FAINT, lw=0.8, ls=":")
         if noise:
-            ax.axvspan(middle - noise, middle + noise, color="#eeeeee", lw=0, zorder=-1)
+            ax.axvspan(middle - noise, middle + noise, color=BAND, lw=0, zorder=-1)
     if not drawn:
         ax.set_axis_off()
         ax.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
@@ -149,7 +151,7 @@ def tornado(found: Sequence[Setting], noise: float = 0.0) -> Figure:
     ]
     marks.append(plt.Line2D([], [], ls="", marker="o", mfc=FAINT, mec="white", ms=5, label="one seed"))
     if noise:
-        marks.append(plt.Rectangle((0, 0), 1, 1, fc="#eeeeee", label="made again, nothing changed"))
+        marks.append(plt.Rectangle((0, 0), 1, 1, fc=BAND, label="made again, nothing changed"))
     figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), columnspacing=1.2)
     return figure
 
@@ -195,14 +197,19 @@ def first(found: Sequence[Setting], axis: str) -> list[Setting]:
     return [s for s in found if s.axis == axis and s.labels == found[0].labels]
 
 
-def _against(ax: Axes, here: Sequence[Setting], places: Sequence[float], of: Callable[[Mapping], list[float]]) -> None:
+def _against(
+    ax: Axes,
+    here: Sequence[Setting],
+    places: Sequence[float],
+    shared: Mapping[Setting, list[Mapping]],
+    of: Callable[[Mapping], list[float]],
+) -> None:
     """Numbers of runs against the values of an axis: seeds as dots, mean as a line, standard deviation as a band."""
-    ran = [(place, np.array([of(r) for r in s.done])) for place, s in zip(places, here) if s.done]
-    if not ran:
-        return
-    x = [place for place, _ in ran]
-    for k, colour in zip(range(ran[0][1].shape[1]), (INK, COLOURS["text"])):
-        columns = [values[:, k][~np.isnan(values[:, k])] for _, values in ran]
+    x = [place for place, s in zip(places, here) if s in shared]
+    numbers = [np.array([of(r) for r in runs]) for runs in shared.values()]
+    others = [(place, of(r)) for place, s in zip(places, here) for r in s.done if r not in shared[s]]
+    for k, colour in zip(range(numbers[0].shape[1] if numbers else 0), (INK, COLOURS["text"])):
+        columns = [values[:, k][~np.isnan(values[:, k])] for values in numbers]
         mean = np.array([c.mean() if len(c) else np.nan for c in columns])
         spread = np.array([c.std(ddof=1) if len(c) > 1 else 0.0 for c in columns])
         ax.plot(x, mean, "-", color=colour, lw=1.3, zorder=3)
@@ -210,3 +217,5 @@ def _against(ax: Axes, here: Sequence[Setting], places: Sequence[float], of: Cal
             ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
         for place, column in zip(x, columns):
             ax.plot([place] * len(column), column, "o", mfc=colour, mec="white", ms=4.5, mew=0.5, zorder=4)
+        for place, values in others:
+            ax.plot(place, values[k], "o", mfc="white", mec=colour, ms=4, mew=0.7, zorder=3)

@@ -12,48 +12,57 @@ from fercore import claims as published
 from fercore import records as store
 from fercore.methods import audit
 from fercore.pages import discrepancies, figures, ladder
-from fercore.pages.figures import FAINT, INK
+from fercore.pages.figures import BAND, FAINT, INK
 from fercore.pages.ladder import CODE, DOWN, PAPER, UP, Rung
 from fercore.sweep import Profile
 
 ENDS = {PAPER: INK, CODE: "#D55E00"}
+COLOURS = {UP: "#0072B2", DOWN: "#E69F00"}
 
 
-def rungs(records: Sequence[Mapping], study: Profile) -> Figure:
+def rungs(records: Sequence[Mapping], study: Profile, noise: float = 0.0) -> Figure:
     """The ladder at the largest budget: left from the paper, right from the code, one point at a time.
 
-    A dot for each seed, a thick bar at their mean, a thin one over one standard deviation to either side. The lines
-    down the panels are the two ends' means.
+    Points over the end that a panel starts from, paired by seed: a dot for each seed, a thick bar at their mean, a
+    thin one over one standard deviation to either side. The end itself: its seeds around their mean. The dashed line
+    is where the other end lies. `noise`: points by which a run moves when it is made again, a grey band.
     """
     labels = ladder.budgets(study)[-1]
     paper, code, *others = ladder.rungs(study, labels)
-    sides = {UP: [paper, *(r for r in others if r.side == UP)], DOWN: [code, *(r for r in others if r.side == DOWN)]}
-    size = (7.4, 1.3 + 0.235 * len(sides[UP]))
-    figure, axes = plt.subplots(1, 2, figsize=size, sharex=True)
-    for ax, (side, chosen) in zip(axes, sides.items()):
-        for end in (paper, code):
-            if values := ladder.accuracies(records, end):
-                ax.axvline(np.mean(values), color=ENDS[end.side], lw=0.9, ls=(0, (4, 2)), zorder=1)
+    apart = ladder.differences(records, code)
+    panels = {  # the end that a panel starts from, its rungs, and the other end over this one
+        UP: (paper, [r for r in others if r.side == UP], apart),
+        DOWN: (code, [r for r in others if r.side == DOWN], [-d for d in apart]),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.5 + 0.235 * (1 + len(panels[UP][1]))))
+    for ax, (side, (end, chosen, across)) in zip(axes, panels.items()):
+        colour, other = ENDS[end.side], ENDS[{PAPER: CODE, CODE: PAPER}[end.side]]
+        for x, line in ((0.0, colour), *((d, other) for d in ([np.mean(across)] if across else []))):
+            ax.axvline(x, color=line, lw=0.9, ls=(0, (4, 2)), zorder=1)
+        if noise:
+            ax.axvspan(-noise, noise, color=BAND, lw=0, zorder=-1)
+        own = ladder.accuracies(records, end)
+        _place(ax, len(chosen), [x - np.mean(own) for x in own], colour, ladder.failed(records, end))
         for y, rung in enumerate(reversed(chosen)):
-            colour = ENDS.get(rung.side, {UP: "#0072B2", DOWN: "#E69F00"}.get(rung.side))
-            _place(ax, y, ladder.accuracies(records, rung), colour, ladder.failed(records, rung))
-        ax.set_xlabel(f"accuracy (%), {labels:,} labels")
+            _place(ax, y, ladder.differences(records, rung), COLOURS[side], ladder.failed(records, rung))
+        ax.set_xlabel(f"points over {end.side}")
         title = {UP: f"{PAPER}, one point as in the code", DOWN: f"{CODE}, one point as in the paper"}[side]
         ax.set_title(title, fontsize="medium", loc="left")
-        ax.set_yticks(range(len(chosen)), [*reversed([_named(rung) for rung in chosen[1:]]), "itself"])
+        ax.set_yticks(range(len(chosen) + 1), [*reversed([_named(rung) for rung in chosen]), "its seeds"])
         ax.tick_params(axis="y", length=0)
         ax.locator_params(axis="x", nbins=5)
-        ax.set_ylim(-0.6, len(chosen) - 0.4)
+        ax.set_ylim(-0.6, len(chosen) + 0.6)
+        ax.margins(x=0.12)
     axes[1].yaxis.tick_right()
     axes[1].tick_params(axis="y", length=0)
     sns.despine(ax=axes[1], left=True, right=False)
-    if not any(ladder.accuracies(records, rung) for rung in (paper, code, *others)):
-        axes[0].set_xticks([])
-    axes[0].margins(x=0.12)
     dashes = {"lw": 0.9, "ls": (0, (4, 2))}
-    marks = [plt.Line2D([], [], color=colour, label=f"{end}, mean", **dashes) for end, colour in ENDS.items()]
+    marks = [plt.Line2D([], [], color=colour, label=end, **dashes) for end, colour in ENDS.items()]
     marks.append(plt.Line2D([], [], ls="", marker="o", mfc=INK, mec="white", ms=5.5, label="one seed"))
-    figure.legend(handles=marks, loc="outside upper right", ncols=3, columnspacing=1.4)
+    if noise:
+        marks.append(plt.Rectangle((0, 0), 1, 1, fc=BAND, label="made again, nothing changed"))
+    figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), columnspacing=1.4)
+    figure.supxlabel(f"accuracy with {labels:,} labels, pair by pair", fontsize="medium", color=FAINT)
     return figure
 
 
@@ -110,5 +119,7 @@ def _place(ax: Axes, y: int, values: Sequence[float], colour: str, failed: int) 
         places = y + figures.spread_out(len(values))
         ax.plot(values, places, "o", mfc=colour, mec="white", ms=5, mew=0.6, zorder=4)
     note = f"{failed} failed" if failed else "" if values else published.NOT_RUN
-    ax.annotate(note, (0.015, y), xycoords=("axes fraction", "data"), va="center", color=FAINT, style="italic")
+    if note:
+        look = {"va": "center", "color": FAINT, "style": "italic", "bbox": {"fc": "white", "lw": 0, "pad": 1}}
+        ax.annotate(note, (0.015, y), xycoords=("axes fraction", "data"), **look)
     ax.axhline(y + 0.5, color="#eeeeee", lw=0.6, zorder=0)

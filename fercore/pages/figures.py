@@ -21,6 +21,7 @@ from fercore.pages import inline, report
 
 SIZE = (5.5, 3.4)  # inches
 INK, FAINT = "#222222", "#9a9a9a"
+BAND = "#eeeeee"  # behind everything: what a difference must leave to mean something
 COLOURS = {
     "supervised": "#8c8c8c",
     "fixmatch": "#CC79A7",
