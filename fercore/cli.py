@@ -277,16 +277,15 @@ def transfer_(
 @app.command("features")
 def features_(
     params: Annotated[str, typer.Argument(help="A YAML of params/, or its name.")],
-    methods: Annotated[Optional[list[str]], typer.Option(help="Only these methods; repeatable.")] = None,  # noqa: UP045
+    methods: Annotated[Optional[list[str]], typer.Option(help="These; default: notebook 15's.")] = None,  # noqa: UP045
     data_root: Root = None,
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
     device: Device = "auto",
 ):
     """Extract the features of test faces, and a map of them, from a profile's kept weights; each run once."""
     study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
-    made, absent = features.run(
-        results=study.results, runs=study.runs(methods=methods), data_root=study.data_root, device=device
-    )
+    runs = study.runs(methods=methods) if methods else plan.features(study)
+    made, absent = features.run(results=study.results, runs=runs, data_root=study.data_root, device=device)
     for line in transfer.remedies(params, absent, study.results, "features"):
         typer.echo(line, err=True)
     typer.echo(f"{study.results / 'features'}: {made} new extracts")

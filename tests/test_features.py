@@ -320,7 +320,7 @@ def test_no_run_is_read_twice(study, monkeypatch):
     assert features.run(results=study.results, runs=study.runs(), progress=False) == (0, [])
 
 
-def test_on_the_command_line(call, refused, profile, moved):  # noqa: F811
+def test_on_the_command_line(call, refused, profile, moved, monkeypatch):  # noqa: F811
     given = ["features", profile, "--results", moved.results, "--device", "cpu"]
     code, out, err = call(*given, "--methods", "supervised")
     assert code == 0 and out[-1].endswith("features: 1 new extracts")
@@ -334,6 +334,8 @@ def test_on_the_command_line(call, refused, profile, moved):  # noqa: F811
     assert line.startswith("4 finished runs left no weights: python -m fercore sweep")
     assert "--keep-weights --methods simmatch" in line and line.endswith("then features with the same --results")
     assert "unknown" in refused("features", profile, "--methods", "magic", "--results", moved.results)
+    monkeypatch.setattr(plan, "MAPPED", ("simmatch",))  # by default the rows of the maps are asked for, not the grid
+    assert any(line.startswith("1 finished runs left no weights") for line in call(*given)[2])
 
 
 # Tables, sentences, figures
