@@ -11,6 +11,7 @@ import toy
 import yaml
 from safetensors.torch import save_file
 
+import fercore
 from fercore import cli, paths, plan, records, sweep, text, train
 from fercore.errors import UserError
 
@@ -216,6 +217,13 @@ def test_what_trains_does_not_import_what_shows():
     files = [file for folder in folders for file in folder.glob("*.py")]
     assert len(files) > 40
     assert [file.name for file in files if re.search(r"^from fercore(\.| import )pages", file.read_text(), re.M)] == []
+
+
+def test_the_map_of_the_library_names_every_module_once():
+    words = re.findall(r"[a-z_]+", re.sub(r"\(.*?\)", "", fercore.__doc__.partition(":\n\n")[2]))
+    rows = {line.split()[0] for line in fercore.__doc__.partition(":\n\n")[2].splitlines() if line}
+    here = [path for path in (paths.ROOT / "fercore").iterdir() if not path.name.startswith("__")]
+    assert sorted(words) == sorted([*rows, *(path.stem for path in here if path.suffix in ("", ".py"))])
 
 
 # Bad input
