@@ -250,8 +250,12 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
     """Add to `target` the finished records of other machines, by key; return how many were new.
 
     Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
-    run made once more: it goes to `records.beside(target)`, once. Raises UserError, and adds nothing, for any other.
+    run made once more: it goes to `records.beside(target)`, once. Raises UserError, and adds nothing, for any other,
+    and for a source that is not there.
     """
+    sources = list(sources)
+    if absent := [str(file) for file in sources if not file.is_file()]:
+        raise UserError(f"{', '.join(absent)}: no such file; expected the records.jsonl that a sweep wrote")
     seen: dict[str, tuple[str, dict]] = {}
     have = records.finished(records.read(target))
     repeats, known = [], {records.canonical(record) for record in records.read(records.beside(target))}

@@ -44,6 +44,11 @@ def test_differing_runs_are_kept_apart_and_once(study, tmp_path):
         sweep.merge(study.records, [tmp_path / "elsewhere.jsonl"])
 
 
+def test_a_source_that_is_not_there(study, tmp_path):
+    with pytest.raises(UserError, match=r"none\.jsonl: no such file; expected the records\.jsonl"):
+        sweep.merge(study.records, [tmp_path / "elsewhere.jsonl", tmp_path / "none.jsonl"], again=True)
+
+
 def test_the_record_of_the_tables_stays(study):
     shown = report.ran(records.read(study.records), "sitfer")
     assert [r["provenance"]["device"] for r in shown] == ["cuda: made up"]
