@@ -35,7 +35,7 @@ import yaml
 from fercore import paths
 from fercore.config import Run
 from fercore.errors import UserError
-from fercore.records import canonical
+from fercore.records import canonical, like
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run"
 STATES = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
@@ -215,6 +215,11 @@ def measure(record: Mapping, metric: str = "accuracy", head: str = "classifier",
     return 100 * record["metrics"][head][which][metric]
 
 
+def apart(above: Mapping, below: Mapping, metric: str = "accuracy") -> float:
+    """Points of one finished run over another, of equal start where `below` was made from that of `above` too."""
+    return measure(above, metric) - measure(like(below, above), metric)
+
+
 def differences(
     records: Iterable[Mapping], below: Mapping[str, Any], above: Mapping[str, Any], metric: str = "accuracy"
 ) -> dict[tuple[int, int], float]:
@@ -227,7 +232,7 @@ def differences(
         rest: (low[rest]["config"]["split_seed"], low[rest]["config"]["seed"]) for rest in low.keys() & high.keys()
     }
     both = sorted(seeds, key=seeds.__getitem__)
-    return {seeds[rest]: measure(high[rest], metric) - measure(low[rest], metric) for rest in both}
+    return {seeds[rest]: apart(high[rest], low[rest], metric) for rest in both}
 
 
 def level_differences(records: Iterable[Mapping], below: str, above: str) -> list[float]:

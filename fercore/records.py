@@ -68,6 +68,24 @@ def beside(path: Path) -> Path:
     return path.with_name("again.jsonl")
 
 
+def with_again(path: Path) -> list[dict]:
+    """All records of a file; a run that was made once more has these others in a field `again`, in memory alone."""
+    repeats: dict[str, list[dict]] = {}
+    for record in read(beside(path)):
+        if record["status"] == "finished":
+            repeats.setdefault(record["key"], []).append(record)
+    return [r | {"again": repeats[r["key"]]} if r["key"] in repeats else r for r in read(path)]
+
+
+def like(record: Mapping, other: Mapping) -> Mapping:
+    """`record` as made from the start file of `other`: itself, or the same run made once more; itself where none is.
+
+    Two machines make one start twice, equal to within rounding. What is compared should not differ in that as well.
+    """
+    wanted = other["start"]["sha256"]
+    return next((r for r in (record, *record.get("again", ())) if r["start"]["sha256"] == wanted), record)
+
+
 def append(path: Path, record: Mapping) -> None:
     """Add one record. Several processes may append to one file; a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -212,12 +212,12 @@ def complete(
     if todo and ready(study):
         todo = [config for config in todo if config.text == study.shared.get("text", Run.text) or at_hand(config.text)]
     if not todo or not ready(study):
-        return records.read(study.records)
+        return records.with_again(study.records)
     begin(study, device=device, progress=progress)
     place = {"data_root": study.data_root, "results": study.results, "device": device}
     place |= {"keep_weights": keep_weights, "dump": dump}
     workers.make(study.name, todo, place, processes=processes, progress=progress)
-    return records.read(study.records)
+    return records.with_again(study.records)
 
 
 @cache

@@ -6,9 +6,9 @@ import pytest
 import synthetic
 from test_cli import call  # noqa: F401  (fixture)
 
-from fercore import records, sweep
+from fercore import claims, records, sweep
 from fercore.errors import UserError
-from fercore.pages import again, report
+from fercore.pages import again, around, report
 
 
 def made_again(record, points, device="cpu: other", sha="cd" * 32):
@@ -70,7 +70,23 @@ def test_a_start_of_its_own_is_said(study):
     assert "sha256 abababababababab, 11,000 steps\n        worth, with all labels: linear probe 47.0 %" in head
     assert "nearest neighbours 36.0 %; runs: 2" in head
     assert "sha256 cdcdcdcdcdcdcdcd\n        the same pre-training made again elsewhere" in head
-    assert "equal to within rounding; runs: 1" in head and head.count("worth") == 1
+    assert "of one start where it can be; runs: 1" in head and head.count("worth") == 1
+
+
+def test_differences_are_taken_between_runs_of_one_start(study):
+    """FixMatch was made from the other start, and so was labels only, the second time: these two are a pair."""
+    known = records.with_again(study.records)
+    labels_only, sitfer, fixmatch = (report.ran(known, name)[0] for name in ("supervised", "sitfer", "fixmatch"))
+    assert records.like(labels_only, sitfer) is labels_only and records.like(fixmatch, sitfer) is fixmatch
+    (second,) = labels_only["again"]
+    assert records.like(labels_only, fixmatch) is second
+    plain = claims.measure(fixmatch) - claims.measure(labels_only)
+    assert claims.apart(fixmatch, labels_only) == pytest.approx(plain - 0.25)
+    pairs = {"below": {"method": "supervised"}, "above": {"method": "fixmatch"}}
+    assert list(claims.differences(known, **pairs).values()) == pytest.approx([plain - 0.25])
+    assert list(around.over([fixmatch], [labels_only]).values()) == pytest.approx([plain - 0.25])
+    assert [r for r in sweep.complete(study, []) if "again" in r] == [r for r in known if "again" in r] != []
+    assert all("again" not in r for r in records.read(study.records))
 
 
 def test_command(call, study, tmp_path):  # noqa: F811

@@ -2,7 +2,8 @@
 
 A run is a function of its configuration only as far as rounding allows. Another processor, or another order of a sum in
 the code, changes last digits; two thousand steps and two thresholds amplify them. A difference between two runs that is
-no larger than this cannot be told from making one of them again.
+no larger than this cannot be told from making one of them again. Where the start was made again too, differences are
+taken between runs of one start file (`records.like`).
 """
 
 from collections.abc import Mapping, Sequence

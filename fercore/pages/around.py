@@ -176,8 +176,8 @@ def result(s: Setting) -> dict:
 
 def over(above: Iterable[Mapping], below: Iterable[Mapping], metric: str = "accuracy") -> dict[PAIR, float]:
     """Points of the finished runs `above` over those `below`, paired by (split seed, seed)."""
-    high, low = ({seed_of(r): published.measure(r, metric) for r in finished(some)} for some in (above, below))
-    return {seed: high[seed] - low[seed] for seed in sorted(high.keys() & low.keys())}
+    high, low = ({seed_of(r): r for r in finished(some)} for some in (above, below))
+    return {seed: published.apart(high[seed], low[seed], metric) for seed in sorted(high.keys() & low.keys())}
 
 
 def tail(runs: Iterable[Mapping], name: str, level: str | None = None) -> float:

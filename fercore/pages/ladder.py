@@ -94,7 +94,7 @@ def differences(records: Iterable[Mapping], rung: Rung) -> list[float]:
     """Points over the end, pair by pair, in the order of the seeds."""
     done = store.finished(records)
     pairs = [(one.key, end.key) for one, end in zip(rung.runs, rung.end) if one.key in done and end.key in done]
-    return [published.measure(done[one]) - published.measure(done[end]) for one, end in pairs]
+    return [published.apart(done[one], done[end]) for one, end in pairs]
 
 
 def compared(d: Sequence[float]) -> str:

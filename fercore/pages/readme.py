@@ -39,7 +39,7 @@ NUMBERED = ("affectnet", "ckplus", "expw", "fer2013", "rafdb")  # labels are num
 def pages(study: sweep.Profile | None = None, known: Sequence[Mapping] | None = None) -> dict[Path, dict[str, str]]:
     """Every page with made parts, and its parts by name; of the study's records, by default the committed ones."""
     study = sweep.load_profile(STUDY) if study is None else study
-    known = records.read(study.records) if known is None else known
+    known = records.with_again(study.records) if known is None else known
     made = {"README.md": {"verdicts": verdicts(study, known), "cost": cost(study, known), "notebooks": notebooks()}}
     made["params/CHOICES.md"] = {"choices": choices.table(choices.everywhere())}
     for name in sorted({key.partition("/")[0] for key in OFFICIAL}):
