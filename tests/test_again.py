@@ -70,7 +70,7 @@ def test_a_start_of_its_own_is_said(study):
     assert "sha256 abababababababab, 11,000 steps\n        worth, with all labels: linear probe 47.0 %" in head
     assert "nearest neighbours 36.0 %; runs: 2" in head
     assert "sha256 cdcdcdcdcdcdcdcd\n        the same pre-training made again elsewhere" in head
-    assert "of one start where it can be; runs: 1" in head and head.count("worth") == 1
+    assert "of one start where they can be; runs: 1" in head and head.count("worth") == 1
 
 
 def test_differences_are_taken_between_runs_of_one_start(study):

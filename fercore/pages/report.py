@@ -552,7 +552,7 @@ def _start(start: Mapping, pretrained: Mapping | None) -> str:
     if pretrained is None:
         return said
     if pretrained["start"]["sha256"] != start["sha256"]:
-        return f"{said}\n        the same pre-training made again elsewhere; a pair is taken of one start where it can be"
+        return f"{said}\n        the same pre-training made again elsewhere; pairs are of one start where they can be"
     probe, near = (100 * pretrained["metrics"][name] for name in ("linear_probe", "knn"))
     said += f", {pretrained['config']['steps']:,} steps"
     return f"{said}\n        worth, with all labels: linear probe {probe:.1f} %, nearest neighbours {near:.1f} %"
