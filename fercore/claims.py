@@ -35,7 +35,7 @@ import yaml
 from fercore import paths
 from fercore.config import Run
 from fercore.errors import UserError
-from fercore.records import canonical, like
+from fercore.records import alike, canonical
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run"
 STATES = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
@@ -216,8 +216,9 @@ def measure(record: Mapping, metric: str = "accuracy", head: str = "classifier",
 
 
 def apart(above: Mapping, below: Mapping, metric: str = "accuracy") -> float:
-    """Points of one finished run over another, of equal start where `below` was made from that of `above` too."""
-    return measure(above, metric) - measure(like(below, above), metric)
+    """Points of one finished run over another, of one start file where both were made from one (records.alike)."""
+    high, low = alike([above, below])
+    return measure(high, metric) - measure(low, metric)
 
 
 def differences(

@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -77,13 +77,16 @@ def with_again(path: Path) -> list[dict]:
     return [r | {"again": repeats[r["key"]]} if r["key"] in repeats else r for r in read(path)]
 
 
-def like(record: Mapping, other: Mapping) -> Mapping:
-    """`record` as made from the start file of `other`: itself, or the same run made once more; itself where none is.
+def alike(some: Sequence[Mapping]) -> list[Mapping]:
+    """These runs as made from one start file: each itself, or the same run made once more.
 
     Two machines make one start twice, equal to within rounding. What is compared should not differ in that as well.
+    The first start that all of them have counts, the first run's own before others; without one nothing is replaced.
     """
-    wanted = other["start"]["sha256"]
-    return next((r for r in (record, *record.get("again", ())) if r["start"]["sha256"] == wanted), record)
+    made = [{r["start"]["sha256"]: r for r in (*record.get("again", ()), record)} for record in some]
+    own = [record["start"]["sha256"] for record in some[:1]]
+    shared = [start for start in [*own, *(made[0] if made else ())] if all(start in runs for runs in made)]
+    return [runs[shared[0]] for runs in made] if shared else list(some)
 
 
 def append(path: Path, record: Mapping) -> None:

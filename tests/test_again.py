@@ -77,9 +77,15 @@ def test_differences_are_taken_between_runs_of_one_start(study):
     """FixMatch was made from the other start, and so was labels only, the second time: these two are a pair."""
     known = records.with_again(study.records)
     labels_only, sitfer, fixmatch = (report.ran(known, name)[0] for name in ("supervised", "sitfer", "fixmatch"))
-    assert records.like(labels_only, sitfer) is labels_only and records.like(fixmatch, sitfer) is fixmatch
-    (second,) = labels_only["again"]
-    assert records.like(labels_only, fixmatch) is second
+    (second,), (third,) = labels_only["again"], sitfer["again"]
+    for some, wanted in (
+        ([labels_only, sitfer], [labels_only, sitfer]),  # both starts are shared: the first run's own
+        ([fixmatch, labels_only], [fixmatch, second]),
+        ([labels_only, fixmatch, sitfer], [second, fixmatch, third]),
+        ([synthetic.run("sitfer", 0), fixmatch], [synthetic.run("sitfer", 0), fixmatch]),  # no start is shared
+        ([], []),
+    ):
+        assert records.alike(some) == wanted
     plain = claims.measure(fixmatch) - claims.measure(labels_only)
     assert claims.apart(fixmatch, labels_only) == pytest.approx(plain - 0.25)
     pairs = {"below": {"method": "supervised"}, "above": {"method": "fixmatch"}}

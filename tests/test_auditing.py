@@ -130,6 +130,18 @@ def test_without_records_every_row_says_so():
         assert any(text.get_text() == "not run" for text in draw([], FER).findobj(Text))
 
 
+def test_what_lies_beyond_a_run_made_again():
+    known, rungs = study(), ladder.rungs(FER, 2000)[1:]
+    moved = {rung: abs(statistics.fmean(ladder.differences(known, rung))) for rung in rungs}
+    for noise in (0.5, 5.0, 50.0):
+        said = auditing.beyond(known, FER, noise)
+        large = [rung for rung, points in moved.items() if points > noise]
+        assert f"Beyond the {noise:.2f} points" in said and f"lie {len(large)} of {len(moved)} differences" in said
+        assert all((rung.said or ladder.CODE) in said for rung in large)
+    assert "0 of 27 differences." in said and "0 of 0" in auditing.beyond([], FER, 1.0)
+    assert "not known" in auditing.beyond(known, FER, 0.0)
+
+
 def test_gaps_and_failures_stay_visible():
     code = ladder.rungs(FER, 2000)[1]
     failed = [record(code.runs[0], 0.4, status="failed")]

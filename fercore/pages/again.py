@@ -1,9 +1,9 @@
-"""How far a number moves when nothing is changed: the runs that were made once more.
+"""How far a number moves when no configuration is changed: the runs that were made once more.
 
-A run is a function of its configuration only as far as rounding allows. Another processor, or another order of a sum in
-the code, changes last digits; two thousand steps and two thresholds amplify them. A difference between two runs that is
-no larger than this cannot be told from making one of them again. Where the start was made again too, differences are
-taken between runs of one start file (`records.like`).
+A run is a function of its configuration only as far as rounding allows. Another processor, the precision that "auto"
+finds there, or another order of a sum in the code changes last digits; a pre-training, two thousand steps and two
+thresholds amplify them. A difference between two runs that is no larger than this cannot be told from making one of
+them again. Where the start was made again too, differences are taken between runs of one start file (records.alike).
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,19 +50,23 @@ def table(found: Sequence[tuple[Mapping, Mapping]]) -> pd.DataFrame:
                 "again": published.measure(again),
                 "difference": difference,
                 "start": "the same file" if here["start"]["sha256"] == again["start"]["sha256"] else "made again",
-                "from": here["provenance"]["device"],
-                "to": again["provenance"]["device"],
+                "from": _machine(here),
+                "to": _machine(again),
             }
         )
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _machine(record: Mapping) -> str:
+    return "{device}, {precision}".format(**record["provenance"])
 
 
 def said(found: Sequence[tuple[Mapping, Mapping]]) -> str:
     """How many runs were made again, and by how much they moved."""
     moved = [abs(d) for d in differences(found)]
     if not moved:
-        return f"Runs made again with nothing changed: {published.NOT_RUN}."
+        return f"Runs made again unchanged: {published.NOT_RUN}."
     if len(moved) == 1:
-        return f"One run, made again with nothing changed, moved by {moved[0]:.2f} points."
+        return f"One run, made again unchanged, moved by {moved[0]:.2f} points."
     by = f"{min(moved):.2f} to {max(moved):.2f} points"
-    return f"{len(moved)} runs, made again with nothing changed, moved by {by}. A change no larger says nothing."
+    return f"{len(moved)} runs, made again unchanged, moved by {by}. A change no larger says nothing."

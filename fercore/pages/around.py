@@ -14,6 +14,7 @@ import pandas as pd
 
 from fercore import claims as published
 from fercore import plan
+from fercore import records as store
 from fercore.config import Run
 from fercore.methods import resolve
 from fercore.methods.sitfer import Config
@@ -200,10 +201,16 @@ def means(ran: Iterable[Setting]) -> dict[Setting, float]:
 
 
 def shared(ran: Iterable[Setting]) -> dict[Setting, list[Mapping]]:
-    """The finished runs of settings that ran, of the seeds that all of them have; of their own where none is."""
-    ran = list(ran)
-    seeds = set.intersection(*({seed_of(r) for r in s.done} for s in ran)) if ran else set()
-    return {s: [r for r in s.done if not seeds or seed_of(r) in seeds] for s in ran}
+    """The finished runs of settings that ran, of the seeds that all of them have; of their own where none is.
+
+    Seed by seed of one start file, where all were made from one.
+    """
+    by_seed = {s: {seed_of(r): r for r in s.done} for s in ran}
+    seeds = sorted(set.intersection(*map(set, by_seed.values()))) if by_seed else []
+    if not seeds:
+        return {s: list(runs.values()) for s, runs in by_seed.items()}
+    columns = [store.alike([runs[seed] for runs in by_seed.values()]) for seed in seeds]
+    return dict(zip(by_seed, map(list, zip(*columns))))
 
 
 def measures(s: Setting, metric: str = "accuracy") -> list[float]:

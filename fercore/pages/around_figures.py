@@ -151,7 +151,7 @@ def tornado(found: Sequence[Setting], noise: float = 0.0) -> Figure:
     ]
     marks.append(plt.Line2D([], [], ls="", marker="o", mfc=FAINT, mec="white", ms=5, label="one seed"))
     if noise:
-        marks.append(plt.Rectangle((0, 0), 1, 1, fc=BAND, label="made again, nothing changed"))
+        marks.append(plt.Rectangle((0, 0), 1, 1, fc=BAND, label="made again unchanged"))
     figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), columnspacing=1.2)
     return figure
 
@@ -207,7 +207,8 @@ def _against(
     """Numbers of runs against the values of an axis: seeds as dots, mean as a line, standard deviation as a band."""
     x = [place for place, s in zip(places, here) if s in shared]
     numbers = [np.array([of(r) for r in runs]) for runs in shared.values()]
-    others = [(place, of(r)) for place, s in zip(places, here) for r in s.done if r not in shared[s]]
+    seeds = {around.seed_of(r) for runs in shared.values() for r in runs}
+    others = [(place, of(r)) for place, s in zip(places, here) for r in s.done if around.seed_of(r) not in seeds]
     for k, colour in zip(range(numbers[0].shape[1] if numbers else 0), (INK, COLOURS["text"])):
         columns = [values[:, k][~np.isnan(values[:, k])] for values in numbers]
         mean = np.array([c.mean() if len(c) else np.nan for c in columns])

@@ -60,7 +60,7 @@ def rungs(records: Sequence[Mapping], study: Profile, noise: float = 0.0) -> Fig
     marks = [plt.Line2D([], [], color=colour, label=end, **dashes) for end, colour in ENDS.items()]
     marks.append(plt.Line2D([], [], ls="", marker="o", mfc=INK, mec="white", ms=5.5, label="one seed"))
     if noise:
-        marks.append(plt.Rectangle((0, 0), 1, 1, fc=BAND, label="made again, nothing changed"))
+        marks.append(plt.Rectangle((0, 0), 1, 1, fc=BAND, label="made again unchanged"))
     figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), columnspacing=1.4)
     figure.supxlabel(f"accuracy with {labels:,} labels, pair by pair", fontsize="medium", color=FAINT)
     return figure

@@ -145,6 +145,17 @@ def largest(measured: Mapping[Rung, Sequence[float]]) -> str:
     )
 
 
+def beyond(records: Sequence[Mapping], study: Profile, noise: float) -> str:
+    """Which differences are larger than `noise`, the points by which a run moves when it is made again (again.py)."""
+    if not noise:
+        return "No run was made again, so how far rounding alone moves one is not known."
+    rungs = [rung for labels in ladder.budgets(study) for rung in ladder.rungs(study, labels)[1:]]
+    known = {rung: statistics.fmean(d) for rung in rungs if (d := ladder.differences(records, rung))}
+    large = [f"{rung.said or CODE} {d:+.2f}" for rung, d in known.items() if abs(d) > noise]
+    said = f"lie {len(large)} of {len(known)} differences{': ' if large else ''}{'; '.join(large)}"
+    return f"Beyond the {noise:.2f} points that a run moved by when it was made again unchanged {said}."
+
+
 def told(records: Sequence[Mapping], rung: Rung) -> str:
     """How far a rung is from the end that it starts from, and whether these seeds can tell the two apart."""
     names = {CODE: (CODE, PAPER), UP: (rung.said, PAPER), DOWN: (rung.said, CODE)}
