@@ -5,6 +5,7 @@ settings are those of around.py, one axis for each encoder, one value for each p
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -97,12 +98,12 @@ def meaning(found: Sequence[Setting]) -> str:
         lines.append(f"  {comparison.said(wrong.axis, base.axis, list(wrong.difference().values()))}")
         ran = [s for s in asked if s.done]
         if base.done and len(ran) > 1:
-            means = {s.axis: mean for s, mean in around.means(ran).items()}
-            rank = 1 + sum(m > means[base.axis] for m in means.values())
-            best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+            over = {s.axis: statistics.fmean(d) for s in ran if (d := s.difference().values())}
+            rank = 1 + sum(points > over[base.axis] for points in over.values())
+            best, worst = max(over, key=over.__getitem__), min(over, key=over.__getitem__)
             lines.append(
-                f"  Of {len(means)} sets of vectors {base.axis} is number {rank}: from {means[best]:.2f} % ({best}) to "
-                f"{means[worst]:.2f} % ({worst})."
+                f"  Of {len(over)} sets of vectors {base.axis} is number {rank}: over it, seed by seed, from "
+                f"{over[best]:+.2f} ({best}) to {over[worst]:+.2f} points ({worst})."
             )
             right = {s.axis: around.tail(s.done, "level_accuracy", "text") for s in ran}
             said = [f"{axis} {share:.1f} %" for axis, share in right.items() if not math.isnan(share)]

@@ -1,6 +1,6 @@
 """Figures of prompts and encoders: what they are worth, and how far apart their vectors are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -8,7 +8,6 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fercore import claims as published
 from fercore.config import Run
 from fercore.pages import around, words
 from fercore.pages.around import Setting
@@ -22,24 +21,26 @@ REAL, WRONG, EMPTY = COLOURS["text"], "#D55E00", COLOURS["supervised"]  # words,
 def encoders(found: Sequence[Setting]) -> Figure:
     """A line for each encoder and prompt, the first budget: accuracy, text level right, unlabelled faces kept.
 
-    A dot is a seed, a bar a mean; the dotted line is the base.
+    A dot is a seed, a bar a mean; the dotted line is the base. Accuracy is the difference from the base, paired by
+    seed; the base's own dots are its seeds around their mean.
     """
     here = [s for s in found if s.labels == found[0].labels]
     figure, axes = plt.subplots(1, 3, figsize=(WIDE, 1.0 + 0.27 * len(here)), sharey=True, width_ratios=(1.5, 1, 1))
-    panels = [
-        ("accuracy (%)", published.measure),
-        ("text level right (%)", lambda r: around.tail([r], "level_accuracy", "text")),
-        ("kept (%)", lambda r: around.tail([r], "kept")),
+    base = next(s for s in here if s.chosen and s.value)
+    panels: list[tuple[str, Callable[[Setting], list[float]]]] = [
+        (f"accuracy over {base.axis} {around.shown(base.value)} (points)", _over),
+        ("text level right (%)", lambda s: [around.tail([r], "level_accuracy", "text") for r in s.done]),
+        ("kept (%)", lambda s: [around.tail([r], "kept") for r in s.done]),
     ]
     rows = list(reversed(here))
-    for ax, (label, value) in zip(axes, panels):
+    for ax, (label, of) in zip(axes, panels):
         for y, s in enumerate(rows):
-            values, colour = [value(r) for r in s.done], _colour(s.axis)
+            values, colour = of(s), _colour(s.axis)
             spots = y + (np.linspace(-0.17, 0.17, len(values)) if len(values) > 1 else np.zeros(len(values)))
             ax.plot(values, spots, "o", mfc=colour, mec="white", ms=4.5, mew=0.5, zorder=4)
             if values:
                 ax.plot([np.mean(values)] * 2, [y - 0.34, y + 0.34], color=colour, lw=1.8, solid_capstyle="butt")
-                if s.chosen and s.value:
+                if s is base:
                     ax.axvline(np.mean(values), color=INK, lw=0.7, ls=":", zorder=0)
         for y in _between(rows):
             ax.axhline(y, color="#dddddd", lw=0.7, zorder=0)
@@ -55,6 +56,13 @@ def encoders(found: Sequence[Setting]) -> Figure:
         axes[0].annotate(note, (0.02, y), color=FAINT, style="italic", **place)
     axes[0].set_yticks(range(len(rows)), [f"{s.axis}  {around.shown(s.value)}".strip() for s in rows])
     return figure
+
+
+def _over(s: Setting) -> list[float]:
+    if not s.chosen:
+        return list(s.difference().values())
+    own = around.measures(s)
+    return [x - np.mean(own) for x in own]
 
 
 def cosines(found: Sequence[Setting]) -> Figure:
