@@ -175,10 +175,15 @@ def result(s: Setting) -> dict:
     return line | {"n": len(s.done), "failed": s.failed}
 
 
+def pairs(above: Iterable[Mapping], below: Iterable[Mapping]) -> dict[PAIR, list[Mapping]]:
+    """Finished runs of equal seed, [above, below], of one start file where both were made from one."""
+    high, low = ({seed_of(r): r for r in finished(some)} for some in (above, below))
+    return {seed: store.alike([high[seed], low[seed]]) for seed in sorted(high.keys() & low.keys())}
+
+
 def over(above: Iterable[Mapping], below: Iterable[Mapping], metric: str = "accuracy") -> dict[PAIR, float]:
     """Points of the finished runs `above` over those `below`, paired by (split seed, seed)."""
-    high, low = ({seed_of(r): r for r in finished(some)} for some in (above, below))
-    return {seed: published.apart(high[seed], low[seed], metric) for seed in sorted(high.keys() & low.keys())}
+    return {seed: published.apart(*both, metric) for seed, both in pairs(above, below).items()}
 
 
 def tail(runs: Iterable[Mapping], name: str, level: str | None = None) -> float:

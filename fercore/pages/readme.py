@@ -142,7 +142,9 @@ def _cell(text: str) -> str:
 
 def cost(study: sweep.Profile, known: Iterable[Mapping]) -> str:
     """Minutes of a run on each machine that made records: medians, with the quickest and the slowest; and all hours."""
-    made = [r for r in known if r["status"] == "finished" and r["kind"] in ("run", "pretrain")]
+    known = list(known)
+    trained = [*known, *(repeat for r in known for repeat in r.get("again", ()))]
+    made = [r for r in trained if r["status"] == "finished" and r["kind"] in ("run", "pretrain")]
     own = {config.key for config in study.runs()}
     head = ["machine", *TIMED.values(), "runs so far", "all of them"]
     lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]

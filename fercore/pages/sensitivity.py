@@ -116,8 +116,7 @@ def balance(found: Iterable[Setting]) -> str:
             lines.append(f"{where}: {comparison.said(f'{s.value}, macro F1', base.value, d)}")
             if not d:
                 continue
-            there = s.difference()
-            ours, theirs = ([r for r in some if around.seed_of(r) in there] for some in (s.done, base.done))
+            ours, theirs = zip(*around.pairs(s.runs, base.runs).values())
             moved = 100 * (recall(ours) - recall(theirs))
             ends = [(what, int(k)) for what, k in (("most", share.argmax()), ("least", share.argmin()))]
             said = [f"{names[k]}, the {what} frequent, {moved[k]:+.1f}" for what, k in ends]
