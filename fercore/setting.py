@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(MMAP_MAX, 0)
-        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(TRIM_THRESHOLD, -1)  # never; any other number ends at 2 GiB
 
 
 def device(name: str = "auto") -> torch.device:

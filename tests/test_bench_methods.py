@@ -83,7 +83,8 @@ def test_every_method_has_its_line(lines):
         assert (int(found[1]), int(found[2])) == counted
         ms, rate, relative, explained, ratio, held, step = map(float, found[3].split()[:7])
         assert ms > 0 and held >= 0 and step >= 0
-        assert rate == pytest.approx(1000 * (4 if "supervised" in method else 8) / ms, rel=0.02)
+        faces = 4 if "supervised" in method else 8
+        assert 1000 * faces / (ms + 0.06) < rate < 1000 * faces / (ms - 0.06)  # ms is printed with one decimal
         assert ratio == pytest.approx(ms / explained, rel=0.05, abs=0.02) or explained <= 0
         assert relative > 0
     assert row(lines, "fixmatch")[3].split()[2] == "1.00"

@@ -21,5 +21,5 @@ def test_freed_memory_is_used_again_without_page_faults():
         torch.ones(16 * 2**20)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    faults()
-    assert faults() < 100  # 16,384 pages of 4 KiB
+    first = [faults() for _ in range(4)]  # a block that is cut to its alignment may not fit its successor at once
+    assert faults() < 100, first  # 16,384 pages of 4 KiB
