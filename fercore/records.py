@@ -83,10 +83,10 @@ def alike(some: Sequence[Mapping]) -> list[Mapping]:
     Two machines make one start twice, equal to within rounding. What is compared should not differ in that as well.
     The first start that all of them have counts, the first run's own before others; without one nothing is replaced.
     """
-    made = [{r["start"]["sha256"]: r for r in (*record.get("again", ()), record)} for record in some]
-    own = [record["start"]["sha256"] for record in some[:1]]
-    shared = [start for start in [*own, *(made[0] if made else ())] if all(start in runs for runs in made)]
-    return [runs[shared[0]] for runs in made] if shared else list(some)
+    made = [{r["start"]["sha256"]: r for r in (*reversed(record.get("again", ())), record)} for record in some]
+    first = [r["start"]["sha256"] for record in some[:1] for r in (record, *record.get("again", ()))]
+    shared = next((start for start in first if all(start in runs for runs in made)), None)
+    return list(some) if shared is None else [runs[shared] for runs in made]
 
 
 def append(path: Path, record: Mapping) -> None:

@@ -37,8 +37,9 @@ def rungs(records: Sequence[Mapping], study: Profile, noise: float = 0.0) -> Fig
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.5 + 0.235 * (1 + len(panels[UP][1]))))
     for ax, (side, (end, chosen, across)) in zip(axes, panels.items()):
         colour, other = ENDS[end.side], ENDS[{PAPER: CODE, CODE: PAPER}[end.side]]
-        for x, line in ((0.0, colour), *((d, other) for d in ([np.mean(across)] if across else []))):
-            ax.axvline(x, color=line, lw=0.9, ls=(0, (4, 2)), zorder=1)
+        for line, values in ((colour, [0.0]), (other, across)):
+            if values:
+                ax.axvline(np.mean(values), color=line, lw=0.9, ls=(0, (4, 2)), zorder=1)
         if noise:
             ax.axvspan(-noise, noise, color=BAND, lw=0, zorder=-1)
         own = ladder.accuracies(records, end)
