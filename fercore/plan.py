@@ -136,9 +136,9 @@ def around(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[Run]
 
 
 def claims(study: Profile) -> list[Run]:
-    """The grid; of the notebooks that the profile has, Table III's prompts to its own encoder and Figure 4's tau."""
-    axes = {"12_table3_prompts": study.shared.get("text", Run.text), "13_figure4_thresholds": "tau"}
-    shared = [around(study, name, [axis]) for name, axis in axes.items() if name in study.notebooks]
+    """The grid; of the notebooks that the profile has, Table III's prompts to its own encoder and Figure 4."""
+    axes = {"12_table3_prompts": [study.shared.get("text", Run.text)], "13_figure4_thresholds": ["tau", "delta"]}
+    shared = [around(study, name, some) for name, some in axes.items() if name in study.notebooks]
     return [*study.runs(), *(config for runs in shared for config in runs)]
 
 

@@ -121,7 +121,9 @@ def test_tables_have_no_points_and_claims_those_that_are_tested():
     grid = keys(study.runs())
     beyond = [config for config in plan.runs(study, "00_claims") if config.key not in grid]
     assert {config.text for config in beyond} == {"minilm"} and {config.prompt for config in beyond} == set(PROMPTS)
-    assert all(set(config.options) == ({"tau"} if config.prompt == PROMPTS[0] else set()) for config in beyond)
+    moved = [set(config.options) for config in beyond if config.prompt == PROMPTS[0]]
+    assert {name for options in moved for name in options} == {"tau", "delta"} and {len(some) for some in moved} == {1}
+    assert not any(config.options for config in beyond if config.prompt != PROMPTS[0])
 
 
 def test_claims_train_no_point_of_a_notebook_that_the_profile_has_not():
