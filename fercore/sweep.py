@@ -51,7 +51,7 @@ class Profile:
 
     @property
     def again(self) -> Path:
-        """The file of runs that were made once more; no table reads it, only pages/again.py."""
+        """The file of runs that were made once more: partners of one start, and what pages/again.py shows."""
         return records.beside(self.records)
 
     def runs(self, methods: Iterable[str] | None = None, labels: Iterable[int] | None = None) -> list[Run]:
