@@ -7,12 +7,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from fercore import dumps, features, paths, plan, pretrain, records, setting, sweep, train, transfer
-from fercore import reproduce as door
+from fercore import files, paths
 from fercore.config import Run
 from fercore.errors import UserError
-from fercore.methods import METHODS
+from fercore.methods import METHODS, resolve
+from fercore.study import dumps, features, plan, profiles, runs, starts, sweep, transfer
+from fercore.study import reproduce as door
 from fercore.text import table
+from fercore.training import devices, simclr
 
 app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
@@ -79,7 +81,7 @@ def sweep_(
     ] = 0,
 ):
     """Make a profile's missing runs, without notebooks, cheap ones first. --part shares them out over machines."""
-    study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
+    study = profiles.load(params, data_root=absolute(data_root), results=absolute(results))
     if not sweep.ready(study):
         raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
     first, found, every = part.partition("/")
@@ -112,14 +114,14 @@ def dump_(
     device: Device = "auto",
 ):
     """What the levels of one run say of unlabelled faces. A run that has its record is trained again for it."""
-    study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
+    study = profiles.load(params, data_root=absolute(data_root), results=absolute(results))
     chosen = [run for run in study.runs([method], [labels]) if run.seed == seed]
     if not chosen:
         raise UserError(f"{params}: seed {seed} is none of its seeds {', '.join(map(str, study.seeds))}")
-    train.resolve(method, chosen[0].options)
+    resolve(method, chosen[0].options)
     if not sweep.ready(study):
         raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
-    made = dumps.complete(study, chosen[0], faces, device=device)
+    made = sweep.dump(study, chosen[0], faces, device=device)
     if made is None:
         raise UserError(f"{chosen[0].key}: it leaves no face unlabelled, or a checkpoint without dump was gone on from")
     said = f"{', '.join(made.names)}; steps {', '.join(map(str, made.steps))}"
@@ -184,10 +186,10 @@ def train_(
         precision=precision,
         compile=compile,
     )
-    record = train.run(
+    record = runs.make(
         config, data_root=data_root, results=results, device=device, checkpoint_every=checkpoint_every
     )
-    typer.echo(records.canonical(record))
+    typer.echo(files.canonical(record))
 
 
 @app.command("pretrain")
@@ -198,15 +200,15 @@ def pretrain_(
     results: Results = paths.RESULTS / "runs",
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
     encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
-    batch: Annotated[int, typer.Option(help="Faces per step; each gives two views.")] = pretrain.Pretrain.batch,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = pretrain.Pretrain.lr,
+    batch: Annotated[int, typer.Option(help="Faces per step; each gives two views.")] = simclr.Pretrain.batch,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = simclr.Pretrain.lr,
     seed: Annotated[int, typer.Option(help="Initialisation, order, views.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
     device: Device = "auto",
     data_options: DataSets = [],  # noqa: B006
 ):
     """Train an encoder without labels; prints its record, with the file to start from in `start`."""
-    config = pretrain.Pretrain(
+    config = simclr.Pretrain(
         dataset=dataset,
         steps=steps,
         image_size=image_size,
@@ -217,9 +219,9 @@ def pretrain_(
         seed=seed,
         precision=precision,
     )
-    record = pretrain.run(config, data_root=data_root, results=results, device=device)
-    typer.echo(f"weights: {pretrain.file(results, config.key)}", err=True)
-    typer.echo(records.canonical(record))
+    record = starts.make(config, data_root=data_root, results=results, device=device)
+    typer.echo(f"weights: {starts.file(results, config.key)}", err=True)
+    typer.echo(files.canonical(record))
 
 
 @app.command("data")
@@ -229,7 +231,7 @@ def data_(
     data_options: DataSets = [],  # noqa: B006
 ):
     """Check a data set: counts against the official ones, unreadable files, duplicates across splits."""
-    from fercore.datasets.check import check, render
+    from fercore.data.check import check, render
 
     report = check(name, root, **pairs(data_options, "--data-option"))
     typer.echo(render(report))
@@ -245,7 +247,7 @@ def text_(
     classes: Annotated[str, typer.Option(help="Comma-separated; default: the seven expressions.")] = "",
 ):
     """Compute and cache a prompt table, and print the cosines between its classes."""
-    from fercore.expressions import EXPRESSIONS
+    from fercore.data.expressions import EXPRESSIONS
 
     names = tuple(classes.split(",")) if classes else tuple(EXPRESSIONS)
     rows = table(text, prompt, names)
@@ -264,7 +266,7 @@ def transfer_(
     device: Device = "auto",
 ):
     """Evaluate a profile's kept weights on the test faces of another data set: shared classes, each run once."""
-    study = sweep.load_profile(params, results=absolute(results))
+    study = profiles.load(params, results=absolute(results))
     target = transfer.Target(to, pairs(data_options, "--data-option"))
     made, absent = transfer.run(
         target, results=study.results, runs=study.runs(), data_root=data_root, device=device
@@ -283,7 +285,7 @@ def features_(
     device: Device = "auto",
 ):
     """Extract the features of test faces, and a map of them, from a profile's kept weights; each run once."""
-    study = sweep.load_profile(params, data_root=absolute(data_root), results=absolute(results))
+    study = profiles.load(params, data_root=absolute(data_root), results=absolute(results))
     runs = study.runs(methods=methods) if methods else plan.features(study)
     made, absent = features.run(results=study.results, runs=runs, data_root=study.data_root, device=device)
     for line in transfer.remedies(params, absent, study.results, "features"):
@@ -295,7 +297,7 @@ def features_(
 def merge_(
     target: Annotated[Path, typer.Argument(help="records.jsonl that grows.")],
     sources: Annotated[list[Path], typer.Argument(help="records.jsonl of other machines.")],
-    again: Annotated[bool, typer.Option("--again", help="Keep runs that were made once more, in again.jsonl.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Keep runs made once more, as older records.")] = False,
 ):
     """Add the records of other machines, by key."""
     typer.echo(f"{target}: {sweep.merge(target, sources, again=again)} new records")
@@ -309,14 +311,14 @@ def bench(
     device: Device = "auto",
 ):
     """Measure speed: medians and ratios, all cases interleaved in one process."""
-    from fercore import bench as measure
-    from fercore import bench_methods
+    from fercore.bench import methods
+    from fercore.bench import step as measure
 
-    measures = {"step": measure.step, "methods": bench_methods.methods}
+    measures = {"step": measure.step, "methods": methods.methods}
     if what not in measures:
         raise UserError(f"bench: {what!r} is unknown; there are: {', '.join(measures)}")
     sized = {} if image_size is None else {"size": image_size}
-    for line in measures[what](repeats=repeats, device=setting.device(device), **sized):
+    for line in measures[what](repeats=repeats, device=devices.choose(device), **sized):
         typer.echo(line)
 
 
@@ -324,7 +326,7 @@ def bench(
 def readme():
     """Bring the made parts of the README and its pages up to date: verdicts, cost, choices, counts."""
     try:
-        from fercore.pages import readme as made
+        from fercore.report import readme as made
     except ImportError as error:
         raise UserError(f"readme needs {error.name} (pip install 'fercore[study]')") from None
     for line in made.write():

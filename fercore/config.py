@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import get_origin
 
-from fercore import records
+from fercore import files
 from fercore.errors import UserError
 
 SCHEDULES = ("constant", "cosine")
@@ -63,6 +63,7 @@ class Run:
     drop_duplicates: bool = True  # chosen: no training face is byte-identical to a test face
     precision: str = "auto"
     compile: bool = False
+    source: str = ""  # digest of a method that is no file of the package: edited code is another run
 
     def __post_init__(self):
         vars(self).update(typed(Run, vars(self)))
@@ -80,11 +81,11 @@ class Run:
     @property
     def key(self) -> str:
         """Digest of the configuration; equal runs have equal keys on every machine."""
-        return records.key_of(self.to_dict())
+        return files.key_of(self.to_dict())
 
     def to_dict(self) -> dict:
         """Plain values, as the record carries them."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "source" or value}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Run":

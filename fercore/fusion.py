@@ -1,5 +1,7 @@
 """Probabilities of the levels, their fusion, and distribution alignment (SIT-FER III-B and III-C)."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -31,6 +33,18 @@ def fuse(levels: dict[str, Tensor], weights: dict[str, float] | None = None) -> 
     """
     share = {name: 1.0 if weights is None else weights[name] for name in levels}
     return sum(share[name] * p for name, p in levels.items()) / sum(share.values())
+
+
+def entropy(p: Tensor) -> Tensor:
+    """Entropy of each row of p [m, k], in nats: 0 for a certain row, log k for a flat one."""
+    return -(p * p.clamp_min(1e-12).log()).sum(1)
+
+
+def divergence(p: Mapping[str, Tensor]) -> Tensor:
+    """Jensen-Shannon divergence of the levels [m, k] in nats: mean of KL(level || mean of levels), 0 if they agree."""
+    alone = torch.stack([level for name, level in p.items() if name != "fused"])
+    ratio = alone.clamp_min(1e-12).log() - alone.mean(0).clamp_min(1e-12).log()
+    return (alone * ratio).sum(2).mean(0)
 
 
 class DistributionAlignment(nn.Module):

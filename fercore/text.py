@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fercore import paths, records
+from fercore import files, paths
 from fercore.errors import UserError
 
 # The names that the paper puts into its prompts; a class that is not listed stands for itself.
@@ -49,9 +49,9 @@ def table(encoder: str, prompt: str, classes: tuple[str, ...]) -> Float[Tensor, 
     if (found := stored(encoder, prompt, classes)) is not None:
         return found
     lines = sentences(prompt, classes)
-    name = records.key_of({"encoder": encoder, "sentences": lines})
+    name = files.key_of({"encoder": encoder, "sentences": lines})
     computed = F.normalize(encode(encoder, lines).float(), dim=1)
-    write(_cached(name), {name: computed}, {name: records.canonical({"encoder": encoder, "sentences": lines})})
+    write(_cached(name), {name: computed}, {name: files.canonical({"encoder": encoder, "sentences": lines})})
     return computed
 
 
@@ -65,7 +65,7 @@ def stored(
         return None if found is None else found.roll(1, 0)
     if encoder in CONTROLS:
         return F.normalize(CONTROLS[encoder](len(classes)), dim=1)
-    name = records.key_of({"encoder": encoder, "sentences": sentences(prompt, classes)})
+    name = files.key_of({"encoder": encoder, "sentences": sentences(prompt, classes)})
     places = (SHIPPED, _cached(name)) if cached else (SHIPPED,)
     return next((found for file in places if (found := _read(file, name)) is not None), None)
 

@@ -2,8 +2,8 @@
 
 import random
 
-from fercore import records
-from fercore.expressions import EXPRESSIONS
+from fercore import files
+from fercore.data.expressions import EXPRESSIONS
 
 HEIGHT = {"supervised": 0.42, "fixmatch": 0.44, "sitfer/semantic": 0.45, "sitfer/text": 0.455}
 HEIGHT |= {"sitfer/instance": 0.47, "sitfer": 0.49}
@@ -34,7 +34,7 @@ def run(method, seed, labels=2000, dataset="fer2013", accuracy=None, status="fin
         "encoder": "resnet18", "start": "pretrain:0123456789abcdef", "text": "minilm", "prompt": "a face image of {}",
         "lr": 3e-4, **config,
     }  # fmt: skip
-    record = {"key": records.key_of(config), "kind": "run", "status": status, "config": config}
+    record = {"key": files.key_of(config), "kind": "run", "status": status, "config": config}
     if status == "failed":
         return record | {"error": "loss is not finite at step 17"}
     names = LEVELS.get(method, ("semantic", "text", "instance"))
@@ -99,7 +99,7 @@ def transfer(record, dataset, accuracy, classes=EXPRESSIONS[:6]):
     config = {"run": record["config"], "dataset": dataset}
     metrics = {"accuracy": accuracy, "macro_f1": accuracy - 0.05, "n": 900, "classes": list(classes)}
     return {
-        "key": records.key_of(config), "kind": "transfer", "status": "finished", "config": config,
+        "key": files.key_of(config), "kind": "transfer", "status": "finished", "config": config,
         "metrics": metrics, "provenance": PROVENANCE,
     }  # fmt: skip
 

@@ -6,9 +6,9 @@ import pytest
 import synthetic
 from test_cli import call  # noqa: F401  (fixture)
 
-from fercore import claims, records, sweep
+from fercore.analysis import ablations, claims, repeated_runs, tables
 from fercore.errors import UserError
-from fercore.pages import again, around, report
+from fercore.study import profiles, records, sweep
 
 
 def made_again(record, points, device="cpu: other", sha="cd" * 32):
@@ -23,7 +23,7 @@ def made_again(record, points, device="cpu: other", sha="cd" * 32):
 @pytest.fixture
 def study(tmp_path):
     """Two runs and a pre-training at home; both, and a third, from elsewhere, merged."""
-    loaded = sweep.load_profile("fer2013", results=tmp_path / "home")
+    loaded = profiles.load("fer2013", results=tmp_path / "home")
     one, two, three = (synthetic.run(name, 0) for name in ("supervised", "sitfer", "fixmatch"))
     for record in (synthetic.pretrain(), one, two):
         records.append(loaded.records, record)
@@ -50,23 +50,23 @@ def test_a_source_that_is_not_there(study, tmp_path):
 
 
 def test_the_record_of_the_tables_stays(study):
-    shown = report.ran(records.read(study.records), "sitfer")
+    shown = tables.ran(records.read(study.records), "sitfer")
     assert [r["provenance"]["device"] for r in shown] == ["cuda: made up"]
 
 
 def test_pairs_and_their_differences(study):
-    found = again.pairs(study)
+    found = repeated_runs.pairs(study)
     assert [h["key"] for h, _ in found] == [a["key"] for _, a in found] and len(found) == 2
-    assert again.differences(found) == pytest.approx([0.25, -0.75])
-    table = again.table(found)
+    assert repeated_runs.differences(found) == pytest.approx([0.25, -0.75])
+    table = repeated_runs.table(found)
     assert list(table["row"]) == ["labels only", "SIT-FER"] and set(table["start"]) == {"made again"}
     assert list(table["again"] - table["here"]) == pytest.approx([0.25, -0.75])
-    assert "2 runs" in again.said(found) and "0.25 to 0.75 points" in again.said(found)
-    assert "0.25 points" in again.said(found[:1]) and "not run" in again.said([])
+    assert "2 runs" in repeated_runs.said(found) and "0.25 to 0.75 points" in repeated_runs.said(found)
+    assert "0.25 points" in repeated_runs.said(found[:1]) and "not run" in repeated_runs.said([])
 
 
 def test_a_start_of_its_own_is_said(study):
-    head = report.head(records.read(study.records))
+    head = tables.head(records.read(study.records))
     assert "sha256 abababababababab, 11,000 steps\n        worth, with all labels: linear probe 47.0 %" in head
     assert "nearest neighbours 36.0 %; runs: 2" in head
     assert "sha256 cdcdcdcdcdcdcdcd\n        the same pre-training made again elsewhere" in head
@@ -76,7 +76,7 @@ def test_a_start_of_its_own_is_said(study):
 def test_differences_are_taken_between_runs_of_one_start(study):
     """FixMatch was made from the other start, and so was labels only, the second time: these two are a pair."""
     known = records.with_again(study.records)
-    labels_only, sitfer, fixmatch = (report.ran(known, name)[0] for name in ("supervised", "sitfer", "fixmatch"))
+    labels_only, sitfer, fixmatch = (tables.ran(known, name)[0] for name in ("supervised", "sitfer", "fixmatch"))
     (second,), (third,) = labels_only["again"], sitfer["again"]
     for some, wanted in (
         ([labels_only, sitfer], [labels_only, sitfer]),  # both starts are shared: the first run's own
@@ -90,7 +90,7 @@ def test_differences_are_taken_between_runs_of_one_start(study):
     assert claims.apart(fixmatch, labels_only) == pytest.approx(plain - 0.25)
     pairs = {"below": {"method": "supervised"}, "above": {"method": "fixmatch"}}
     assert list(claims.differences(known, **pairs).values()) == pytest.approx([plain - 0.25])
-    assert list(around.over([fixmatch], [labels_only]).values()) == pytest.approx([plain - 0.25])
+    assert list(ablations.over([fixmatch], [labels_only]).values()) == pytest.approx([plain - 0.25])
     assert [r for r in sweep.complete(study, []) if "again" in r] == [r for r in known if "again" in r] != []
     assert all("again" not in r for r in records.read(study.records))
 
@@ -99,4 +99,4 @@ def test_command(call, study, tmp_path):  # noqa: F811
     records.append(tmp_path / "more.jsonl", made_again(synthetic.run("fixmatch", 0), 1.5, sha="ab" * 32))
     code, out, _ = call("merge", study.records, tmp_path / "more.jsonl", "--again")
     assert code == 0 and out[-1].endswith("0 new records")
-    assert again.differences(again.pairs(study))[-1] == pytest.approx(1.5)
+    assert repeated_runs.differences(repeated_runs.pairs(study))[-1] == pytest.approx(1.5)

@@ -14,13 +14,15 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from fercore import claims, plan, sweep, text
-from fercore.expressions import EXPRESSIONS
-from fercore.pages import around, around_figures, figures, report, sensitivity, words
-from fercore.pages import words_figures as drawn_words
+from fercore import text
+from fercore.analysis import ablations, claims, prompts, sensitivity, tables
+from fercore.data.expressions import EXPRESSIONS
+from fercore.report import ablation_figures, figures, printing
+from fercore.report import prompt_figures as drawn_words
+from fercore.study import plan, profiles
 
 PROMPTS, FIGURE4, PAGE = "12_table3_prompts", "13_figure4_thresholds", "16_sensitivity"
-STUDY = sweep.load_profile("fer2013")
+STUDY = profiles.load("fer2013")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,7 @@ def made(notebook, seeds=(0, 1, 2), heights=None, without=(), rival=0.45, study=
 
 
 def settings(notebook, **how):
-    return around.settings(STUDY, notebook, made(notebook, **how))
+    return ablations.settings(STUDY, notebook, made(notebook, **how))
 
 
 def at(found, axis, value):
@@ -91,10 +93,10 @@ def test_points_are_found_by_key_and_the_base_has_its_place_on_every_axis_of_con
 
 def test_every_budget_of_the_points_has_its_own_lines():
     study = replace(STUDY, points={"labels": [2000, 400], "seeds": [0]})
-    found = around.settings(study, FIGURE4, made(FIGURE4, study=study))
+    found = ablations.settings(study, FIGURE4, made(FIGURE4, study=study))
     assert [s.labels for s in found] == [2000] * 11 + [400] * 11
     assert all({r["config"]["labels"] for r in s.runs} == {s.labels} for s in found)
-    assert len(around.table(found, "tau")) == 10
+    assert len(ablations.table(found, "tau")) == 10
 
 
 # Figure 4
@@ -103,8 +105,8 @@ def test_every_budget_of_the_points_has_its_own_lines():
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_threshold_table_is_what_the_records_say(seeds):
     records = made(FIGURE4, seeds, {("tau", "0.7"): 0.47})
-    found = around.settings(STUDY, FIGURE4, records)
-    table = around.table(found, "tau").set_index("value")
+    found = ablations.settings(STUDY, FIGURE4, records)
+    table = ablations.table(found, "tau").set_index("value")
     ours, base = (measured(records, seeds, options=options) for options in ({"tau": 0.7}, {}))
     line, d = table.loc["0.7"], minus(ours, base)
     assert line["ours"] == pytest.approx(statistics.fmean(ours)) and line["n"] == len(seeds)
@@ -123,36 +125,36 @@ def test_threshold_table_is_what_the_records_say(seeds):
 
 def test_the_summit_turns_with_the_numbers():
     inside = {("delta", "0.8"): 0.46, ("delta", "0.99"): 0.46}
-    said = around.summit(settings(FIGURE4, heights=inside), "delta")
+    said = ablations.summit(settings(FIGURE4, heights=inside), "delta")
     assert ": reproduced: delta 0.95 is highest and lies inside" in said
-    said = around.summit(settings(FIGURE4, heights={("delta", "0.99"): 0.55}), "delta")
+    said = ablations.summit(settings(FIGURE4, heights={("delta", "0.99"): 0.55}), "delta")
     assert "not reproduced: an end, delta 0.99, is highest of 6 values" in said
-    said = around.summit(settings(FIGURE4, seeds=(0,), heights=inside), "delta")
+    said = ablations.summit(settings(FIGURE4, seeds=(0,), heights=inside), "delta")
     assert "partly reproduced" in said and "One seed cannot tell" in said
-    assert "not run" in around.summit(settings(FIGURE4, without=[("delta", "0.8")]), "delta")
-    assert "not run" in around.summit(around.settings(STUDY, FIGURE4, []), "delta")
+    assert "not run" in ablations.summit(settings(FIGURE4, without=[("delta", "0.8")]), "delta")
+    assert "not run" in ablations.summit(ablations.settings(STUDY, FIGURE4, []), "delta")
 
 
 def test_the_statement_on_tau_is_four_steps():
     rise = {("tau", "0.6"): 0.46, ("tau", "0.7"): 0.48, ("tau", "0.9"): 0.48, ("tau", "0.95"): 0.46}
-    assert report.verdict("sit-fer/tau", made(FIGURE4, heights=rise)).startswith("reproduced")
+    assert tables.verdict("sit-fer/tau", made(FIGURE4, heights=rise)).startswith("reproduced")
     fall = rise | {("tau", "0.95"): 0.49}
-    said = report.verdict("sit-fer/tau", made(FIGURE4, heights=fall))
+    said = tables.verdict("sit-fer/tau", made(FIGURE4, heights=fall))
     assert said.startswith("partly reproduced")
     assert "tau 0.9 over tau 0.95 -" in said and "SIT-FER over tau 0.9 +" in said
-    assert report.verdict("sit-fer/tau", made(FIGURE4, (0,), rise)).startswith("partly reproduced")
-    assert report.verdict("sit-fer/tau", []).startswith("not run")
+    assert tables.verdict("sit-fer/tau", made(FIGURE4, (0,), rise)).startswith("partly reproduced")
+    assert tables.verdict("sit-fer/tau", []).startswith("not run")
 
 
 def test_ends_and_coverage_name_what_is_missing_and_what_failed():
     records = made(FIGURE4, without=["tau"])
     broken = next(runs for point, runs in plan.points(STUDY, FIGURE4) if point.value == "0.6")[0]
-    found = around.settings(STUDY, FIGURE4, [*records, synthetic.of(broken, status="failed")])
-    said = around.coverage(found)
+    found = ablations.settings(STUDY, FIGURE4, [*records, synthetic.of(broken, status="failed")])
+    said = ablations.coverage(found)
     assert "5 of 9 points have runs, seeds 0, 1, 2" in said and "not run: tau 0.7, 0.9, 0.95" in said
     assert "failed: tau 0.6, 2,000 labels, seed 0: loss is not finite at step 17" in said
-    assert "failed" in report.text(around.table(found, "tau"))
-    assert "tau 0.6 against the base: not run." in around.ends(found, "tau")
+    assert "failed" in printing.text(ablations.table(found, "tau"))
+    assert "tau 0.6 against the base: not run." in ablations.ends(found, "tau")
 
 
 # Sensitivity
@@ -160,7 +162,7 @@ def test_ends_and_coverage_name_what_is_missing_and_what_failed():
 
 def test_gains_are_over_fixmatch_and_at_the_same_learning_rate():
     records = made(PAGE, heights={"lr of FixMatch": 0.40, "lr": 0.47, ("lambda_2", "0.2"): 0.44})
-    table = sensitivity.gains(around.settings(STUDY, PAGE, records)).set_index(["constant", "value"])
+    table = sensitivity.gains(ablations.settings(STUDY, PAGE, records)).set_index(["constant", "value"])
     base, rival = measured(records), measured(records, method="fixmatch")
     gain = minus(measured(records, options={"lambda_2": 0.2}), rival)
     assert table.loc[("lambda_2", "0.2")]["gain"] == pytest.approx(statistics.fmean(gain))
@@ -193,7 +195,7 @@ def test_the_gain_is_robust_until_a_constant_turns_it():
     turned = sensitivity.robustness(settings(PAGE, heights={("lambda_1", "2"): 0.40}))
     assert "Its sign turns with lambda_1 2." in turned and "lambda_1 moves it most" in turned
     assert "One seed has no spread" in sensitivity.robustness(settings(PAGE, seeds=(0,)))
-    assert "not run" in sensitivity.robustness(around.settings(STUDY, PAGE, []))
+    assert "not run" in sensitivity.robustness(ablations.settings(STUDY, PAGE, []))
     points = {point.axis for point, _ in plan.points(STUDY, PAGE)}
     assert "no run of the points" in sensitivity.robustness(settings(PAGE, without=points))
 
@@ -206,7 +208,7 @@ def test_votes_by_class():
             r["metrics"]["classifier"]["last"]["recall"] = [0.1 * (k + 1) for k in range(7)]
             for h in r["history"]:
                 h["pseudo_counts"] = counts
-    found = around.settings(STUDY, PAGE, records)
+    found = ablations.settings(STUDY, PAGE, records)
     table = sensitivity.classes_table(found).set_index("class")
     assert list(table.index)[:2] == ["happiness", "neutral"] and table.index[-1] == "disgust"
     assert table["of the faces"].sum() == pytest.approx(100)
@@ -228,37 +230,37 @@ def test_votes_by_class():
 
 def test_prompts_beside_the_published_ones():
     records = made(PROMPTS, heights={("minilm", text.PROMPTS[2]): 0.46})
-    found = around.settings(STUDY, PROMPTS, records)
-    table = words.table3(found)
+    found = ablations.settings(STUDY, PROMPTS, records)
+    table = prompts.table3(found)
     assert list(table["prompt"]) == list(text.PROMPTS)
     for row, prompt in {"phrase": 0, "active": 1, "passive": 2}.items():
         cell = claims.published("sit-fer/III", row, "rafdb/400")
         assert (table["RAF-DB/400"][prompt], table["RAF-DB/400 ±"][prompt]) == (cell.value, cell.spread)
     d = minus(measured(records, prompt=text.PROMPTS[2]), measured(records))
     assert table["difference"][2] == pytest.approx(statistics.fmean(d)) and math.isnan(table["difference"][0])
-    assert report.verdict("sit-fer/prompts", words.own_runs(found)).startswith("reproduced")
+    assert tables.verdict("sit-fer/prompts", prompts.own_runs(found)).startswith("reproduced")
     best = settings(PROMPTS, heights={("minilm", text.PROMPTS[1]): 0.55})
-    assert report.verdict("sit-fer/prompts", words.own_runs(best)).startswith("partly")
+    assert tables.verdict("sit-fer/prompts", prompts.own_runs(best)).startswith("partly")
 
 
 def test_encoders_are_told_apart_by_their_meaning():
     found = settings(PROMPTS, heights={"random": 0.52}, without=["clip:ViT-B-32/openai"])
-    table = words.encoders_table(found)
+    table = prompts.encoders_table(found)
     assert len(table) == len(plan.points(STUDY, PROMPTS)) == 13 and list(table["n"]).count(0) == 3
     tails = [h["level_accuracy"]["text"] for r in at(found, "random", "").done for h in r["history"][-5:]]
     line = table[table["encoder"] == "random"].iloc[0]
     assert line["text\nright"] == pytest.approx(100 * statistics.fmean(tails))
-    said = words.meaning(found)
+    said = prompts.meaning(found)
     assert "minilm is number 2" in said and "(random)" in said and "shuffled:minilm against minilm: -" in said
-    assert "minilm is number 1" in words.meaning(settings(PROMPTS))
-    assert "shuffled:minilm against minilm: not run." in words.meaning(around.settings(STUDY, PROMPTS, []))
-    assert "ours, clip:ViT-B-32/openai, 2,000 labels: not run" in words.spread(found)
+    assert "minilm is number 1" in prompts.meaning(settings(PROMPTS))
+    assert "shuffled:minilm against minilm: not run." in prompts.meaning(ablations.settings(STUDY, PROMPTS, []))
+    assert "ours, clip:ViT-B-32/openai, 2,000 labels: not run" in prompts.spread(found)
 
 
 def test_the_cosines_are_those_of_the_vectors(monkeypatch):
     monkeypatch.setattr(text, "encode", lambda *_: pytest.fail("an encoder was run for a picture"))
     found = settings(PROMPTS, seeds=(0,))
-    table = words.cosines_table(found).set_index(["encoder", "prompt"])
+    table = prompts.cosines_table(found).set_index(["encoder", "prompt"])
     vectors = text.table("minilm", text.PROMPTS[0], EXPRESSIONS)
     apart = [float(vectors[a] @ vectors[b]) for a in range(7) for b in range(a)]
     line = table.loc[("minilm", "1")]
@@ -272,12 +274,12 @@ def test_the_cosines_are_those_of_the_vectors(monkeypatch):
 
 def test_the_least_text_loss_in_closed_form_and_below_every_feature():
     k, temperature = 7, 0.4
-    orthonormal = words.least_loss(torch.eye(k, 20), temperature)
+    orthonormal = prompts.least_loss(torch.eye(k, 20), temperature)
     # The best feature is the class's own corner of the simplex that is left when the mean is taken away.
     expected = math.log1p((k - 1) * math.exp(-math.sqrt(k / (k - 1)) / temperature))
     assert orthonormal.tolist() == pytest.approx([expected] * k, rel=1e-4)
     vectors = text.table("minilm", text.PROMPTS[0], EXPRESSIONS)
-    least = words.least_loss(vectors, temperature)
+    least = prompts.least_loss(vectors, temperature)
     draw = torch.Generator().manual_seed(0)
     near = vectors - vectors.mean(0) + 0.02 * torch.randn(500, 1, vectors.shape[1], generator=draw)
     losses = -(torch.nn.functional.normalize(near, dim=2) @ vectors.T / temperature).log_softmax(2).diagonal(0, 1, 2)
@@ -295,30 +297,30 @@ def points_drawn(ax, marker="o"):
 @pytest.mark.parametrize("axis", ["tau", "delta"])
 def test_figure_4_draws_every_seed_and_marks_the_optimum(axis, seeds):
     found = settings(FIGURE4, seeds=seeds)
-    figure = around_figures.thresholds(found, axis)
+    figure = ablation_figures.thresholds(found, axis)
     here, ax = [s for s in found if s.axis == axis], figure.axes[0]
     assert points_drawn(ax) == len(here) * len(seeds) and points_drawn(figure.axes[4]) == 2 * len(here) * len(seeds)
     drawn = sorted(y for line in ax.lines if line.get_marker() == "o" for y in line.get_ydata())
-    assert drawn == pytest.approx(sorted(x for s in here for x in around.measures(s)))
+    assert drawn == pytest.approx(sorted(x for s in here for x in ablations.measures(s)))
     assert len(ax.collections) == (len(seeds) > 1)  # a band needs two seeds
     mean = next(line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == len(here))
-    assert mean.get_ydata() == pytest.approx([statistics.fmean(around.measures(s)) for s in here])
+    assert mean.get_ydata() == pytest.approx([statistics.fmean(ablations.measures(s)) for s in here])
     assert points_drawn(ax, "v") == (axis == "tau") and ("value lost" in ax.get_title()) == (axis == "delta")
     assert [len(a.lines) for a in figure.axes[1::2]] == [len(here)] * 4
 
 
 def test_figure_4_joins_the_seeds_that_all_values_have():
     found = [replace(s, runs=s.runs[:1]) if s.value == "0.7" else s for s in settings(FIGURE4)]
-    ax, here = around_figures.thresholds(found, "tau").axes[0], [s for s in found if s.axis == "tau"]
+    ax, here = ablation_figures.thresholds(found, "tau").axes[0], [s for s in found if s.axis == "tau"]
     (mean,) = (line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == len(here))
-    assert mean.get_ydata() == pytest.approx([around.measures(s)[0] for s in here])
+    assert mean.get_ydata() == pytest.approx([ablations.measures(s)[0] for s in here])
     assert points_drawn(ax) == sum(len(s.done) for s in here) == 3 * (len(here) - 1) + 1
     assert not ax.collections  # of one shared seed there is no spread
 
 
 def test_the_tornado_draws_every_bar_and_names_what_did_not_run():
     found = settings(PAGE, without=["window", ("alpha", "0.9")])
-    figure = around_figures.tornado(found)
+    figure = ablation_figures.tornado(found)
     ax = figure.axes[0]
     table = sensitivity.gains(found)
     changes = table["change"].dropna()
@@ -327,12 +329,12 @@ def test_the_tornado_draws_every_bar_and_names_what_did_not_run():
     assert [bar.get_x() for bar in ax.patches] == pytest.approx([middle] * len(changes))
     assert points_drawn(ax) == 3 * len(changes)
     assert figure.get_supxlabel() == "not run: alpha 0.9; window 8, 128"
-    band = around_figures.tornado(found, noise=0.4).axes[0].patches[-1]
+    band = ablation_figures.tornado(found, noise=0.4).axes[0].patches[-1]
     assert (band.get_x(), band.get_width()) == pytest.approx((middle - 0.4, 0.8))
 
 
 def test_the_votes_draw_every_class_and_seed():
-    left, right = around_figures.votes(settings(PAGE)).axes
+    left, right = ablation_figures.votes(settings(PAGE)).axes
     assert points_drawn(left, ".") == points_drawn(right, ".") == 3 * 3 * 7 and len(right.patches) == 7
     assert [points_drawn(left, marker) for marker in "osD"] == [7, 7, 7]
 
@@ -345,19 +347,19 @@ def test_the_encoders_draw_every_seed_and_the_cosines_every_cell():
     panels = [ax for ax in drawn_words.cosines(found).axes if ax.get_visible()]
     said = {ax.get_title(): [t.get_text() for t in ax.texts] for ax in panels}
     assert len(said) == 7 and said["clip:ViT-B-32/openai"] == ["not run"]
-    cosines = words.cosines(text.table("minilm", text.PROMPTS[0], EXPRESSIONS))
+    cosines = prompts.cosines(text.table("minilm", text.PROMPTS[0], EXPRESSIONS))
     assert said["minilm"] == [str(round(100 * float(c))) for c in cosines.flatten()]
     assert set(said["onehot"]) == {"0", "100"}
 
 
 def test_without_a_record_everything_says_so(tmp_path):
     for notebook in (PROMPTS, FIGURE4, PAGE):
-        found = around.settings(STUDY, notebook, [])
-        assert "points have runs, seeds none" in around.coverage(found)
-        assert report.text(around.table(found)).count("not run") == len(found)
-    drawn = [around_figures.thresholds(around.settings(STUDY, FIGURE4, []), axis) for axis in ("tau", "delta")]
-    page, read = around.settings(STUDY, PAGE, []), around.settings(STUDY, PROMPTS, [])
-    drawn += [around_figures.tornado(page), around_figures.votes(page), drawn_words.encoders(read)]
+        found = ablations.settings(STUDY, notebook, [])
+        assert "points have runs, seeds none" in ablations.coverage(found)
+        assert printing.text(ablations.table(found)).count("not run") == len(found)
+    drawn = [ablation_figures.thresholds(ablations.settings(STUDY, FIGURE4, []), axis) for axis in ("tau", "delta")]
+    page, read = ablations.settings(STUDY, PAGE, []), ablations.settings(STUDY, PROMPTS, [])
+    drawn += [ablation_figures.tornado(page), ablation_figures.votes(page), drawn_words.encoders(read)]
     for i, figure in enumerate([*drawn, drawn_words.cosines(read)]):
         assert "not run" in {t.get_text() for t in figure.findobj(matplotlib.text.Text)}
         figures.save(figure, tmp_path, str(i))

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 import toy
 from trial import Trial
 
-from fercore import augment, train
+from fercore import augment
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
-from fercore.methods import Batch, Context, audit, resolve
+from fercore.methods import audit, resolve
+from fercore.methods.api import Batch, Context
+from fercore.training import loop
 
 K, WIDTH, TEXT, SLOTS = 7, 16, 8, 60
 LABELLED, UNLABELLED = 8, 20  # faces of a batch
@@ -315,13 +317,13 @@ def test_views_are_dropped_apart_and_half_of_each():
 def evaluated(code, toy_root, tmp_path):
     """A training after three steps, its two predictions of the test faces, and the images."""
     config = toy.config("audit", options={"code": list(code)}, text="released", ema=0.0)
-    training = train.set_up(config, toy_root, tmp_path, "cpu")
-    train.prepare(training)
+    training = loop.set_up(config, toy_root, tmp_path, "cpu")
+    loop.prepare(training)
     for step in range(3):
-        train.train_step(training, step)
+        loop.train_step(training, step)
     rows = training.data.test
     images = augment.centre(training.images[torch.from_numpy(rows)], toy.SIZE)
-    return training, train.evaluate(training, rows), train.evaluate(training, rows), images
+    return training, loop.evaluate(training, rows), loop.evaluate(training, rows), images
 
 
 @pytest.mark.parametrize("code", [(), ("dropout",), ("logits",), audit.POINTS])

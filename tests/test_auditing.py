@@ -12,11 +12,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
 
-from fercore import plan, sweep
+from fercore.analysis import auditing, discrepancies, ladder
 from fercore.methods import audit, resolve
-from fercore.pages import audit_figures, auditing, discrepancies, figures, ladder, report
+from fercore.report import audit_figures, figures, printing
+from fercore.study import plan, profiles
 
-FER, RAF = sweep.load_profile("fer2013"), sweep.load_profile("rafdb")
+FER, RAF = profiles.load("fer2013"), profiles.load("rafdb")
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +105,7 @@ def test_ladder_is_mean_and_spread_of_the_pairs():
     assert back["difference"] == pytest.approx(4)
     assert line(table, side=ladder.PAPER)["than the\nspread"] == ""
     assert (table["p, Holm"].dropna() >= table["p"].dropna()).all() and table["p"].notna().sum() == len(table) - 1
-    assert max(map(len, report.text(table[auditing.LADDER]).splitlines())) <= 120
+    assert max(map(len, printing.text(table[auditing.LADDER]).splitlines())) <= 120
 
 
 def test_one_seed_says_nothing_of_the_spread():
@@ -113,16 +114,16 @@ def test_one_seed_says_nothing_of_the_spread():
     assert set(table["than the\nspread"]) == {"", ladder.ONE_SEED} and table["p"].isna().all()
     assert "cannot be said from one seed" in auditing.answer(records, FER)
     assert "one seed has none" in auditing.reach(records, FER)
-    assert "not run" not in report.text(table)
+    assert "not run" not in printing.text(table)
 
 
 def test_without_records_every_row_says_so():
     table = auditing.ladder_table([], FER)
-    assert report.text(table).count("not run") == len(table) == 2 + 2 * len(plan.rungs(FER))
+    assert printing.text(table).count("not run") == len(table) == 2 + 2 * len(plan.rungs(FER))
     assert auditing.answer([], FER).startswith("Not run")
     assert auditing.predicted([], FER).endswith("not run.")
-    assert report.text(auditing.readings_table([], FER)).count("not run") == 4
-    assert report.text(auditing.switch_table([], FER)) == "(no rows)"
+    assert printing.text(auditing.readings_table([], FER)).count("not run") == 4
+    assert printing.text(auditing.switch_table([], FER)) == "(no rows)"
     effects = auditing.effects_table([], FER)
     measured = effects[effects["known"].str.contains("measured")]
     assert measured["effect"].str.contains("not run|grey").all() and len(effects) == 32
@@ -146,7 +147,7 @@ def test_gaps_and_failures_stay_visible():
     code = ladder.rungs(FER, 2000)[1]
     failed = [record(code.runs[0], 0.4, status="failed")]
     assert line(auditing.ladder_table(failed, FER), side=ladder.CODE)["failed"] == 1
-    assert "failed" in report.text(auditing.ladder_table(failed, FER))
+    assert "failed" in printing.text(auditing.ladder_table(failed, FER))
     assert auditing.answer(failed, FER).startswith("Not run")
     alone = study()[:3]  # SIT-FER without anything to compare it with
     assert "No single point has run" in auditing.answer(alone, FER)
@@ -185,7 +186,7 @@ def test_prediction_is_counted_run_by_run():
     table = auditing.switch_table(records, FER)
     assert set(table[table["difference"] < 0]["fuses"]) == {"logits"}
     assert (table["fell in"] == table["n"] * (table["fuses"] == "logits")).all()
-    assert len(report.text(table).splitlines()[0]) <= 120
+    assert len(printing.text(table).splitlines()[0]) <= 120
     n = len(plan.rungs(FER)) * 3 + 3  # logits from the paper, the code, and all but one from the code
     others = 3 * (2 + 2 * len(plan.rungs(FER))) - n
     assert f"held: coverage fell at the switch in {n} of {n} runs; over the same steps in 0 of {others}" in (
@@ -223,7 +224,7 @@ def test_no_number_is_written_where_there_is_none():
     assert one["effect"].str.contains(r"\(one seed\)").sum() == three["effect"].str.contains("the spread").sum() > 10
     for table, widths in ((auditing.points_table(), {}), (three, {"effect": 76, "point": 22})):
         assert list(table["#"]) == list(range(1, 33))
-        assert report.text(table, wrap=widths)
+        assert printing.text(table, wrap=widths)
 
 
 # Figures

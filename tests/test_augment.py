@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fercore import augment
-from fercore.randomness import generator
+from fercore.training.rng import generator
 
 MEAN, STD = torch.tensor(augment.MEAN), torch.tensor(augment.STD)
 VIEWS = {"weak": augment.weak, "strong": augment.strong, "contrastive": augment.contrastive}

@@ -6,15 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fercore import bench, released
+from fercore.bench import released, step
 from fercore.errors import UserError
+from fercore.training import timing
 
 TINY = {"size": 32, "narrow": 16, "slots": (8, 16), "batch": 2, "native": 24}
 
 
 @pytest.fixture(scope="module")
 def lines():
-    return list(bench.step(1, torch.device("cpu"), **TINY))
+    return list(step.step(1, torch.device("cpu"), **TINY))
 
 
 def of(lines, kind):
@@ -32,9 +33,9 @@ def test_the_released_vote_is_the_largest_cosine_of_each_class():
 
 
 def test_a_released_step_trains_and_overwrites_its_memory():
-    run = bench.training(8, size=32, native=24, batch=2, device=torch.device("cpu"))
+    run = step.training(8, size=32, native=24, batch=2, device=torch.device("cpu"))
     theirs = released.Released(run.labels.tolist(), 7, 1e-3, run.device)
-    batch = bench.train.make_batch(run, 0)[0]
+    batch = step.train.make_batch(run, 0)[0]
     weights, memory = theirs.classifier.weight.clone(), theirs.memory.clone()
     theirs.step(batch)
     assert not torch.equal(theirs.classifier.weight, weights)
@@ -43,9 +44,9 @@ def test_a_released_step_trains_and_overwrites_its_memory():
 
 
 def test_the_memory_is_full_and_stays_full():
-    run = bench.training(8, size=32, native=24, batch=2, device=torch.device("cpu"))
-    small = bench.with_memory(run, 4)
-    bench.ours(small)(0)
+    run = step.training(8, size=32, native=24, batch=2, device=torch.device("cpu"))
+    small = step.with_memory(run, 4)
+    step.ours(small)(0)
     assert len(small.state.memory.valid) == 4 and small.state.memory.valid.all()
     assert len(run.state.memory.valid) == 8 and run.state.memory.valid.all()
 
@@ -53,7 +54,7 @@ def test_the_memory_is_full_and_stays_full():
 def test_every_case_is_timed_in_every_round_and_the_first_does_not_count():
     seen = []
     cases = {name: lambda number, name=name: seen.append((number, name)) for name in "ab"}
-    assert bench.medians(cases, 2, torch.device("cpu")).keys() == {"a", "b"}
+    assert timing.medians(cases, 2, torch.device("cpu")).keys() == {"a", "b"}
     assert seen == [(number, name) for number in range(3) for name in "ab"]
 
 
@@ -86,9 +87,9 @@ def test_the_shares_make_a_whole(lines):
     ],
 )
 def test_a_target_is_reached_or_missed(value, target, said):
-    assert bench.line("ratio", "a / b", value, "", target).endswith(f"target {target}: {said}")
+    assert step.line("ratio", "a / b", value, "", target).endswith(f"target {target}: {said}")
 
 
 def test_no_round_is_an_error():
     with pytest.raises(UserError, match="at least one round"):
-        next(bench.step(0, torch.device("cpu")))
+        next(step.step(0, torch.device("cpu")))

@@ -8,11 +8,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from fercore import bench_methods, cost, train
+from fercore.bench import methods
 from fercore.config import Run
-from fercore.cost import Images
 from fercore.errors import UserError
 from fercore.methods import METHODS, supervised
+from fercore.study import cost
+from fercore.study.cost import Images
+from fercore.training import loop
 
 CPU = torch.device("cpu")
 TINY = {"size": 24, "batch": 4, "encoder": "toy"}
@@ -24,21 +26,21 @@ def small(method="supervised"):
 
 def test_the_fit_finds_the_cost_of_an_image():
     counts = [Images(4, 0), Images(8, 0), Images(8, 4), Images(12, 8), Images(24, 4)]
-    model = bench_methods.fit({i: 5 + 3.0 * i.trained + 1.0 * i.guessed for i in counts})
+    model = methods.fit({i: 5 + 3.0 * i.trained + 1.0 * i.guessed for i in counts})
     assert (model.fixed, model.trained, model.guessed) == pytest.approx((5, 3, 1))
     assert model.explains(Images(100, 10)) == pytest.approx(315)
 
 
-@pytest.mark.parametrize("trained, guessed", bench_methods.PLAIN)
+@pytest.mark.parametrize("trained, guessed", methods.PLAIN)
 def test_a_plain_pass_is_what_it_says(trained, guessed):
-    run = replace(small(), method=bench_methods.plain(trained, guessed))
+    run = replace(small(), method=methods.plain(trained, guessed))
     seen = {True: 0, False: 0}
 
     def count(_, arguments):
         seen[torch.is_grad_enabled()] += len(arguments[0])
 
     run.model.backbone.register_forward_pre_hook(count)
-    train.train_step(run, 0)
+    loop.train_step(run, 0)
     assert seen == {True: 4 * trained, False: 4 * guessed}
 
 
@@ -52,10 +54,10 @@ def test_memory_of_a_step_is_that_of_its_tensors():
         torch.zeros(16 * mebibyte)
         return supervised.step(model, batch, state, config)
 
-    assert bench_methods.peak(run, 0) < 4
+    assert methods.peak(run, 0) < 4
     run.method = ModuleType("greedy")
     run.method.step, run.method.VIEWS = step, supervised.VIEWS
-    assert bench_methods.peak(run, 0) == pytest.approx(64, abs=2)
+    assert methods.peak(run, 0) == pytest.approx(64, abs=2)
 
 
 def test_memory_that_is_held():
@@ -63,12 +65,12 @@ def test_memory_that_is_held():
     model = sum(t.numel() * t.element_size() for t in run.model.state_dict().values())
     weights = sum(t.numel() * t.element_size() for t in run.model.parameters())
     state = sum(t.numel() * t.element_size() for t in run.state.state_dict().values())
-    assert bench_methods.held(run) == pytest.approx((2 * model + 2 * weights + state) / 2**20)
+    assert methods.held(run) == pytest.approx((2 * model + 2 * weights + state) / 2**20)
 
 
 @pytest.fixture(scope="module")
 def lines():
-    return list(bench_methods.methods(1, CPU, **TINY))
+    return list(methods.methods(1, CPU, **TINY))
 
 
 def row(lines, method):
@@ -93,10 +95,10 @@ def test_every_method_has_its_line(lines):
 def test_a_slow_method_is_marked(monkeypatch):
     plain = METHODS["uda"].step
     monkeypatch.setattr(METHODS["uda"], "step", lambda *given: time.sleep(0.3) or plain(*given))
-    found = list(bench_methods.methods(1, CPU, **TINY))
+    found = list(methods.methods(1, CPU, **TINY))
     assert "slower than its count explains by more than 15%" in row(found, "uda")[3]
 
 
 def test_no_round_is_an_error():
     with pytest.raises(UserError, match="at least one round"):
-        next(bench_methods.methods(0, CPU))
+        next(methods.methods(0, CPU))

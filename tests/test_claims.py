@@ -7,7 +7,8 @@ import pytest
 import synthetic
 import yaml
 
-from fercore import claims, paths
+from fercore import paths
+from fercore.analysis import claims
 from fercore.errors import UserError
 
 TEXT = claims.find("sit-fer/text")

@@ -12,8 +12,10 @@ import yaml
 from safetensors.torch import save_file
 
 import fercore
-from fercore import cli, paths, plan, records, sweep, text, train
+from fercore import cli, paths, text
 from fercore.errors import UserError
+from fercore.study import plan, profiles, records
+from fercore.training import loop
 
 SHORT = (
     f"--labels 9 --steps 2 --evaluations 1 --batch 4 --unlabelled-batch 4 --image-size {toy.SIZE} --encoder toy "
@@ -143,7 +145,7 @@ def test_sweep_of_one_notebook(call, toy_root, tmp_path):
     made = [r["config"] for r in records.read(tmp_path / "results" / "records.jsonl")]
     assert code == 0 and {(config["method"], config["seed"]) for config in made} == {("sitfer", 1)}
     assert len({config["text"] + config["prompt"] for config in made}) == len(made) > 1
-    study = sweep.load_profile(profile)
+    study = profiles.load(profile)
     assert out[-1].endswith(f"{len(plan.runs(study)) - len(made)} runs of {len(plan.runs(study))} are missing")
 
 
@@ -186,7 +188,7 @@ def test_stopped_by_the_keyboard(call, toy_root, tmp_path, monkeypatch):
     def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "train_step", stopped)
+    monkeypatch.setattr(loop, "train_step", stopped)
     code, _, err = call(*train_on(toy_root, tmp_path))
     assert code == 130 and not any("Traceback" in line for line in err)
     assert not (tmp_path / "records.jsonl").exists()
@@ -213,7 +215,7 @@ def test_train_needs_the_core_packages_only(toy_root, tmp_path):
 
 
 def test_what_trains_does_not_import_what_shows():
-    folders = (paths.ROOT / "fercore", paths.ROOT / "fercore/methods", paths.ROOT / "fercore/datasets")
+    folders = (paths.ROOT / "fercore", paths.ROOT / "fercore/methods", paths.ROOT / "fercore/data")
     files = [file for folder in folders for file in folder.glob("*.py")]
     assert len(files) > 40
     assert [file.name for file in files if re.search(r"^from fercore(\.| import )pages", file.read_text(), re.M)] == []

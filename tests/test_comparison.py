@@ -13,11 +13,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
 
-from fercore import claims, plan, sweep
+from fercore.analysis import claims, comparison, tables
 from fercore.config import Run
-from fercore.expressions import EXPRESSIONS
+from fercore.data.expressions import EXPRESSIONS
 from fercore.methods import METHODS
-from fercore.pages import comparison, comparison_figures, figures, report
+from fercore.report import comparison_figures, figures, printing
+from fercore.study import plan, profiles
 
 METHODS_HERE = list(comparison.NAMES)
 
@@ -65,17 +66,17 @@ def test_every_method_of_the_registry_is_a_row_with_a_look_of_its_own():
 
 
 def test_the_grid_is_the_tables_own_part_of_the_profile():
-    grid = plan.table1(sweep.load_profile("fer2013"))
+    grid = plan.table1(profiles.load("fer2013"))
     assert {"sitfer", "fixmatch"} <= {config.method for config in grid} <= set(METHODS)
     assert len({config.key for config in grid}) == len(grid)
-    assert len(grid) < len(sweep.load_profile("fer2013").runs())
+    assert len(grid) < len(profiles.load("fer2013").runs())
 
 
 def test_records_of_other_tables_and_their_transfers_stay_out():
     grid = [Run("fer2013", "sitfer", 100), Run("fer2013", "sitfer/text", 100)]
     mine, other = ({"key": c.key, "kind": "run", "status": "finished", "config": c.to_dict()} for c in grid)
     records = [mine, other, synthetic.transfer(mine, "ckplus", 0.5), synthetic.transfer(other, "ckplus", 0.6)]
-    assert report.of(records, grid[:1]) == [records[0], records[2]]
+    assert tables.of(records, grid[:1]) == [records[0], records[2]]
 
 
 # The table
@@ -93,14 +94,14 @@ def test_table1_is_mean_spread_and_rank():
     assert uda["best on test"] == pytest.approx(uda["ours"] + 1.2)
     values = frame["ours"][:-1]
     assert list(frame["our\nrank"][:-1]) == [1 + sum(v > value for v in values) for value in values]
-    assert len(report.text(frame[comparison.MAIN]).splitlines()[0]) <= 120
+    assert len(printing.text(frame[comparison.MAIN]).splitlines()[0]) <= 120
 
 
 def test_published_cells_are_the_claims_at_the_nearest_budget():
     frame = comparison.table1(study(1, (400, 1500)))
     for method, name in comparison.NAMES.items():
         for data, column in (("FER2013/400", "rafdb/400"), ("FER2013/1500", "rafdb/2000")):
-            cell, row = comparison._cell(report.Row(method, name, (), "sit-fer/I"), column), line(frame, name, data)
+            cell, row = comparison._cell(tables.Row(method, name, (), "sit-fer/I"), column), line(frame, name, data)
             assert np.isnan(row["published"]) if cell is None else row["published"] == cell.value
             assert row["on"] == ("RAF-DB/" + column[6:] if cell else "")
     assert frame["published"].notna().sum() == 2 * 10
@@ -115,19 +116,19 @@ def test_all_labels_stand_beside_no_published_value_and_in_no_rank():
     assert full[["published", "its\nrank", "our\nrank"]].isna().all()
     assert "61.00 % (n = 3); SIT-FER from there -" in comparison.bound(study())
     assert "not run" in comparison.bound(study(full=False))
-    assert "all labels: 3 finished runs" in report.coverage(study())
+    assert "all labels: 3 finished runs" in tables.coverage(study())
 
 
 def test_gaps_and_failures_stay_visible():
     frame = comparison.table1(PARTIAL)
     assert list(line(frame, "SIT-FER")[["n", "failed"]]) == [2, 1]
-    printed = report.text(frame[comparison.MAIN]).splitlines()
+    printed = printing.text(frame[comparison.MAIN]).splitlines()
     (mixmatch,) = [row for row in printed if " MixMatch " in row]
     (uda,) = [row for row in printed if " UDA " in row]
     assert "failed" in mixmatch and "not run" in uda
     assert line(frame, "FixMatch")["our\nrank"] == 1 and np.isnan(line(frame, "UDA")["our\nrank"])
-    assert "UDA" in report.untested(PARTIAL, comparison.TABLE, comparison.ROWS)
-    assert "80 of Table I's 80 cells" in report.untested(PARTIAL, comparison.TABLE, comparison.ROWS)
+    assert "UDA" in tables.untested(PARTIAL, comparison.TABLE, comparison.ROWS)
+    assert "80 of Table I's 80 cells" in tables.untested(PARTIAL, comparison.TABLE, comparison.ROWS)
 
 
 def test_a_method_that_never_used_a_pseudo_label_is_named():
@@ -138,7 +139,7 @@ def test_a_method_that_never_used_a_pseudo_label_is_named():
             for entry in record["history"]:
                 entry |= {"kept": 0.0, "pseudo_accuracy_kept": None}
     assert comparison.answer(records).endswith("But no pseudo-label passed the threshold in: FreeMatch.")
-    assert "FreeMatch at 2,000 labels kept less than" in report.untested(records, comparison.TABLE, comparison.ROWS)
+    assert "FreeMatch at 2,000 labels kept less than" in tables.untested(records, comparison.TABLE, comparison.ROWS)
 
 
 def test_two_data_sets_never_mix():
@@ -231,7 +232,7 @@ def test_benchmark_is_beside_ours_at_its_own_budgets():
     row = frame[frame["method"] == "FixMatch"].iloc[0]
     assert row["FER2013\n70"] == claims.published("ssl-fer/I", "fixmatch", "fer2013/70").value
     assert row["ours on\n70"] == pytest.approx(comparison.means(study(2, (70,)), "fer2013", 70)["fixmatch"])
-    assert np.isnan(row["ours on\n175"]) and "not run" in report.text(frame)
+    assert np.isnan(row["ours on\n175"]) and "not run" in printing.text(frame)
     assert comparison.benchmark_table(study(dataset="rafdb", labels=(70,)), "ssl-fer/I")["ours on\n70"].isna().all()
 
 
@@ -245,7 +246,7 @@ def test_transfers_have_a_column_for_each_data_set():
     sitfer = line(frame, "SIT-FER")
     assert sitfer["ours on\nCK+"] == pytest.approx(55.0) and sitfer["ours on\nCK+ ±"] == pytest.approx(7.07, abs=0.01)
     assert sitfer["ours on\nExpW"] == pytest.approx(30.0)
-    (supervised,) = [row for row in report.text(frame).splitlines() if "Labels only" in row]
+    (supervised,) = [row for row in printing.text(frame).splitlines() if "Labels only" in row]
     assert supervised.count("not run") == 2
     assert "CK+: 900 faces of the 6 classes" in comparison.transferred(records)
 
@@ -260,10 +261,10 @@ def test_transfers_have_a_column_for_each_data_set():
 )
 def test_nothing_fails_on_any_set_of_records(records):
     for make in (comparison.table1, comparison.paired_table, comparison.ranks_table, comparison.balance_table):
-        assert report.text(make(records, [400, 2000])) and report.markdown(make(records))
+        assert printing.text(make(records, [400, 2000])) and printing.markdown(make(records))
     for say in (comparison.answer, comparison.reach, comparison.agreement, comparison.balance, comparison.bound):
         assert say(records, [400, 2000]) and say(records)
-    assert comparison.transferred(records) and report.untested(records, comparison.TABLE, comparison.ROWS)
+    assert comparison.transferred(records) and tables.untested(records, comparison.TABLE, comparison.ROWS)
     for draw in (comparison_figures.slopes, comparison_figures.balance):
         figure = draw(records, [400, 2000])
         figure.canvas.draw()

@@ -11,10 +11,13 @@ import torch
 import toy
 from trial import K, Trial, Unordered, faces
 
-from fercore import memory, records, train
+from fercore import memory
 from fercore.encoders import ImageEncoder, Output
-from fercore.methods import METHODS, Batch, Context, adacm, flexmatch, freematch, lion, resolve, views
+from fercore.methods import METHODS, adacm, flexmatch, freematch, lion, resolve, views
+from fercore.methods.api import Batch, Context
 from fercore.mixing import mixup
+from fercore.study import records
+from fercore.training import loop
 
 M = 6  # faces of a batch, labelled and unlabelled alike
 
@@ -494,20 +497,20 @@ def test_freematch_fairness_spreads_the_predictions():
 @pytest.mark.parametrize("fault", [None, "started from the evaluation set"])
 def test_no_state_depends_on_the_evaluation_set(method, fault, toy_root, tmp_path, monkeypatch):
     def from_evaluation(run):
-        p, _ = train.evaluate(run, run.data.test)
+        p, _ = loop.evaluate(run, run.data.test)
         run.state.register_buffer("start", p.clone())
 
     if fault:
-        monkeypatch.setattr(train, "prepare", from_evaluation)
+        monkeypatch.setattr(loop, "prepare", from_evaluation)
     states = []
     for blank in (False, True):
-        training = train.set_up(toy.config(method), toy_root, tmp_path, "cpu")
+        training = loop.set_up(toy.config(method), toy_root, tmp_path, "cpu")
         if blank:
             training.images = training.images.clone()
             training.images[training.data.test] = 0
-        train.prepare(training)
+        loop.prepare(training)
         for step in range(2):
-            train.train_step(training, step)
+            loop.train_step(training, step)
         states.append(training.state.state_dict())
     assert states[0]
     assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states))) == (fault is None)
@@ -757,9 +760,9 @@ def test_lion_relabels_after_three_epochs_in_a_row():
 
 def test_fully_supervised_is_the_supervised_step_on_every_label(toy_root, tmp_path):
     place = {"data_root": toy_root, "results": tmp_path, "device": "cpu", "progress": False}
-    all_labels = train.run(toy.config("supervised", labels=0), **place)
+    all_labels = loop.run(toy.config("supervised", labels=0), **place)
     for labels in (9, 12):
-        record = train.run(toy.config("fullysupervised", labels=labels), **place)
+        record = loop.run(toy.config("fullysupervised", labels=labels), **place)
         assert record["config"]["labels"] == 0 and len(record["split"]["labelled"]) == record["data"]["train"] == 48
         for part in ("history", "metrics", "split"):
             assert record[part] == all_labels[part]

@@ -4,9 +4,11 @@ import pytest
 import synthetic
 import torch
 
-from fercore import bench, cost, records
+from fercore import files
+from fercore.bench import step
 from fercore.config import Run
 from fercore.methods import METHODS
+from fercore.study import cost, records
 
 CPU = torch.device("cpu")
 B, M = 3, 4  # labelled and unlabelled faces of a step
@@ -81,7 +83,7 @@ def measured(method, seconds, **changes):
     record["config"] = config(method, **({"image_size": 48} | changes)).to_dict()
     where = {"device": records.device_name(CPU), "threads": torch.get_num_threads(), "precision": "fp32"}
     record["provenance"] = synthetic.PROVENANCE | where | {"seconds": seconds}
-    return record | {"key": records.key_of(record["config"])}
+    return record | {"key": files.key_of(record["config"])}
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_records_of_another_kind_give_no_hours(monkeypatch, key, value):
     record = measured("fixmatch", 100.0)
     part = "config" if key in record["config"] and key != "precision" else "provenance"
     record[part] |= {key: value}
-    monkeypatch.setattr(bench, "medians", lambda cases, repeats, device: dict.fromkeys(cases, 2000.0))
+    monkeypatch.setattr(step, "medians", lambda cases, repeats, device: dict.fromkeys(cases, 2000.0))
     run = config(image_size=48, precision="fp32")
     time = cost.clock(run, CPU, [record])
     per_step = cost.work(config(image_size=48, steps=1, evaluations=1)) - 3589 * cost.operations("resnet18", 48).guessed

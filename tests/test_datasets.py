@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fercore import datasets, paths, setting
-from fercore.datasets import TEST, TRAIN, VALIDATION, check, duplicates_across, load, pictures
+from fercore import data, paths
+from fercore.data import TEST, TRAIN, VALIDATION, check, duplicates_across, load, pictures
+from fercore.data.expressions import EXPRESSIONS
 from fercore.errors import UserError
-from fercore.expressions import EXPRESSIONS
+from fercore.training import devices
 
 SHARED = paths.ROOT.parent / "shared" / "data" / "fer2013"
 FOLDERS = {  # the folder names of SFEW and Kaggle -> expression
@@ -490,7 +491,7 @@ def test_facs_is_cached_like_a_file(tmp_path, monkeypatch):
     assert isinstance(first.images, np.memmap)
     assert len(first.meta["intensity"]) == 21
     assert load("facs", size=20, n=14, test=7).images.shape == (21, 3, 20, 20)
-    monkeypatch.setattr("fercore.datasets.facs.faces", lambda n=1, size=1, test=1: pytest.fail("drawn again"))
+    monkeypatch.setattr("fercore.data.facs.faces", lambda n=1, size=1, test=1: pytest.fail("drawn again"))
     again = load("facs", size=16, n=14, test=7)
     np.testing.assert_array_equal(again.meta["aus"], first.meta["aus"])
     assert len(caches(tmp_path)) == 2
@@ -550,7 +551,7 @@ def test_colours_in_the_order_of_the_released_codes(root, tmp_path, colour):
     for i, face in enumerate(pixels):
         np.testing.assert_array_equal(swapped.images[i], face[[2, 1, 0]] if colour else face)
     assert swapped.fingerprint == plain.fingerprint and len(caches(tmp_path)) == 1  # one decoding serves both
-    assert setting.resident(swapped.images, torch.device("cpu")).shape == (5, 3 if colour else 1, 12, 12)
+    assert devices.resident(swapped.images, torch.device("cpu")).shape == (5, 3 if colour else 1, 12, 12)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "columns.npz", "about.json"])
@@ -645,7 +646,7 @@ def test_unwritable_cache(folders, tmp_path, monkeypatch):
 
 # Bad input
 
-ROOTED = [name for name in datasets.NAMES if name != "facs"]
+ROOTED = [name for name in data.NAMES if name != "facs"]
 
 
 @pytest.mark.parametrize("name", ROOTED)
@@ -663,7 +664,7 @@ def test_wrong_layout(name, root):
         load(name, root)
 
 
-@pytest.mark.parametrize("name", datasets.NAMES)
+@pytest.mark.parametrize("name", data.NAMES)
 def test_unknown_option(name, root):
     with pytest.raises(UserError, match=f"{name}: unknown option 'colour'"):
         load(name, root, colour=True)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from fercore import paths, plan, sweep, text
+from fercore import paths, text
+from fercore.analysis import discrepancies
 from fercore.errors import UserError
 from fercore.methods import audit
-from fercore.pages import discrepancies
+from fercore.study import plan, profiles
 
 ONE = {
     "number": 1, "point": "threshold", "paper": None, "code": "another", "where": "main.py:1", "verdict": "new",
@@ -40,7 +41,7 @@ def test_all_32_points_with_an_effect_each():
 def test_every_rung_view_and_computation_belongs_to_a_point():
     points = discrepancies.load()
     assert {name for p in points for name in p.toggle} == set(discrepancies.RUNGS)
-    assert set(plan.rungs(sweep.load_profile("rafdb"))) == set(discrepancies.RUNGS)
+    assert set(plan.rungs(profiles.load("rafdb"))) == set(discrepancies.RUNGS)
     assert {p.view for p in points if p.view} == set(discrepancies.VIEWS)
     assert {p.computed for p in points if p.computed} == set(discrepancies.COMPUTED)
 
@@ -101,8 +102,8 @@ def test_a_damaged_file(content, said, tmp_path):
 
 
 def test_it_is_no_profile():
-    assert {"audit", "claims"} & {path.stem for path in sweep.profiles()} == set()
-    assert len(sweep.profiles()) == len(list(paths.PARAMS.glob("*.yaml"))) - 2
+    assert {"audit", "claims"} & {path.stem for path in profiles.committed()} == set()
+    assert len(profiles.committed()) == len(list(paths.PARAMS.glob("*.yaml"))) - 2
 
 
 # Arithmetic

@@ -9,16 +9,18 @@ import toy
 import yaml
 from typer.testing import CliRunner
 
-from fercore import checkpoint, cli, dumps, records, sweep, train
+from fercore import cli, files
 from fercore.errors import UserError
 from fercore.fusion import fuse
+from fercore.study import dumps, profiles, records, sweep
+from fercore.training import checkpoint, loop
 
 CONFIG = toy.config(steps=24, evaluations=12, options={"tau": 0.4, "delta": 0.5})
 N = 20
 
 
 def run(config, root, results, **options):
-    return train.run(config, data_root=root, results=results, device="cpu", progress=False, **options)
+    return loop.run(config, data_root=root, results=results, device="cpu", progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +46,19 @@ def test_a_dump_changes_nothing_of_the_training(whole, plain):
 def test_levels_are_those_of_the_averaged_model_and_the_labels_those_of_the_rows(toy_root, whole):
     record, results = whole
     dump = dumps.read(results, CONFIG)
-    training = train.set_up(CONFIG, toy_root, results, "cpu")
-    train.prepare(training)
+    training = loop.set_up(CONFIG, toy_root, results, "cpu")
+    loop.prepare(training)
     for step in range(CONFIG.steps):
-        train.train_step(training, step)
+        loop.train_step(training, step)
         training.step = step + 1
         if training.step in dump.steps:
-            expected = train.levels(training, dump.rows)
+            expected = loop.levels(training, dump.rows)
             stored = dump.levels(dump.steps.index(training.step))
             assert tuple(stored) == tuple(expected) == dump.names == ("semantic", "text", "instance")
             for name, p in expected.items():
                 assert torch.allclose(stored[name], p, atol=1e-3), (step, name)
                 assert torch.allclose(stored[name].sum(1), torch.ones(N), atol=1e-6)
-            alone, fused = train.evaluate(training, dump.rows.numpy())
+            alone, fused = loop.evaluate(training, dump.rows.numpy())
             assert torch.equal(expected["semantic"], alone) and torch.equal(fuse(expected), fused)
     assert torch.equal(dump.labels, training.labels[dump.rows])
     hidden = training.data.pool[training.split.unlabelled]
@@ -70,8 +72,8 @@ def test_looks_are_spread_over_the_evaluations_and_at_most_five(whole):
     assert dumps.read(whole[1], CONFIG).steps == (4, 10, 14, 20, 24)  # of 2, 4, ... 24
     rows = torch.arange(9)
     assert dumps.begin(rows, 4, 0, {10, 20, 30}).steps == {10, 20, 30}
-    assert dumps.begin(rows, 4, 0, train.evenly(2000, 10)).steps == {400, 800, 1200, 1600, 2000}
-    assert max(dumps.begin(rows, 4, 0, train.evenly(97, 13)).steps) == 97
+    assert dumps.begin(rows, 4, 0, loop.evenly(2000, 10)).steps == {400, 800, 1200, 1600, 2000}
+    assert max(dumps.begin(rows, 4, 0, loop.evenly(97, 13)).steps) == 97
 
 
 def test_the_faces_are_those_of_the_split_whatever_the_method_and_seed(toy_root, whole, tmp_path):
@@ -96,7 +98,7 @@ def test_no_more_faces_than_there_are_and_none_without_unlabelled_ones(toy_root,
 
 
 def test_full_size_stays_under_half_a_megabyte(tmp_path, whole):
-    unfinished = dumps.begin(torch.arange(26_000), dumps.SIZE, 0, train.evenly(2000, 10))
+    unfinished = dumps.begin(torch.arange(26_000), dumps.SIZE, 0, loop.evenly(2000, 10))
     for step in unfinished.steps:
         unfinished.add(step, {name: torch.full((dumps.SIZE, 7), 1 / 7) for name in ("semantic", "text", "instance")})
     dumps.write(tmp_path, unfinished, whole[0], torch.zeros(dumps.SIZE, dtype=torch.int64))
@@ -195,11 +197,11 @@ def test_gone_on_from_a_checkpoint_of_the_code_before_dumps(plain, toy_root, tmp
 @pytest.fixture
 def study(tmp_path, toy_root):
     """A profile of two runs from a start of its own."""
-    values = {k: v for k, v in CONFIG.to_dict().items() if k in sweep.SHARED and k != "dataset_options"}
+    values = {k: v for k, v in CONFIG.to_dict().items() if k in profiles.SHARED and k != "dataset_options"}
     values |= {"dataset": "own", "labels": [9], "seeds": [0], "methods": ["supervised", "sitfer"]}
     values |= {"options": {}, "start": {"pretrain": {"steps": 2, "batch": 6}}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(values))
-    return sweep.load_profile(tmp_path / "toy.yaml", data_root=toy_root, results=tmp_path / "results")
+    return profiles.load(tmp_path / "toy.yaml", data_root=toy_root, results=tmp_path / "results")
 
 
 def complete(study, config, **options):
@@ -221,14 +223,14 @@ def test_a_missing_dump_is_made_by_training_again_and_nothing_else_of_that_stays
     made = complete(study, config)
     assert all(torch.equal(p, before[name]) for name, p in made.levels().items())
     assert study.records.read_bytes() == kept and list(path.parent.iterdir()) == [path]
-    monkeypatch.setattr(train, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "run", lambda *_, **__: pytest.fail("trained again"))
     assert complete(study, config).path == path
 
 
 def test_an_interrupted_repetition_goes_on(study, monkeypatch):
     (config,) = study.runs(["supervised"])
     sweep.complete(study, [config], device="cpu", progress=False)
-    steps, real = [], train.train_step
+    steps, real = [], loop.train_step
 
     def step(run, number):
         steps.append(number)
@@ -236,9 +238,9 @@ def test_an_interrupted_repetition_goes_on(study, monkeypatch):
             raise KeyboardInterrupt
         real(run, number)
 
-    monkeypatch.setattr(train, "train_step", step)
-    again = train.run
-    monkeypatch.setattr(train, "run", lambda *args, **options: again(*args, checkpoint_every=4, **options))
+    monkeypatch.setattr(loop, "train_step", step)
+    again = loop.run
+    monkeypatch.setattr(loop, "run", lambda *args, **options: again(*args, checkpoint_every=4, **options))
     with pytest.raises(KeyboardInterrupt):
         complete(study, config)
     assert complete(study, config).steps[-1] == 24 and steps == [*range(10), *range(8, 24)]
@@ -249,23 +251,23 @@ def test_a_record_that_is_not_met_again_is_said_and_its_dump_not_kept(study):
     sweep.complete(study, [config], device="cpu", progress=False)
     lines = [json.loads(line) for line in study.records.read_text().splitlines()]
     lines[-1]["metrics"]["classifier"]["last"]["accuracy"] = 0.123
-    study.records.write_text("\n".join(map(records.canonical, lines)))
+    study.records.write_text("\n".join(map(files.canonical, lines)))
     with pytest.raises(UserError, match=r"trained again it does not give its record .*0\.123"):
         complete(study, config)
     assert dumps.read(study.results, config) is None
     lines[-1]["provenance"]["device"] = "cpu: another one"  # then its digits may differ
-    study.records.write_text("\n".join(map(records.canonical, lines)))
+    study.records.write_text("\n".join(map(files.canonical, lines)))
     assert complete(study, config).config == config
 
 
 def test_without_data_nothing_happens(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "run", lambda *_, **__: pytest.fail("trained"))
-    absent = sweep.load_profile(tmp_path / "toy.yaml", data_root=tmp_path / "absent", results=tmp_path / "results")
+    monkeypatch.setattr(loop, "run", lambda *_, **__: pytest.fail("trained"))
+    absent = profiles.load(tmp_path / "toy.yaml", data_root=tmp_path / "absent", results=tmp_path / "results")
     assert complete(absent, absent.runs(["sitfer"])[0]) is None
 
 
 def test_the_command_line(study, toy_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.setting, "device", lambda name="auto": torch.device("cpu"))
+    monkeypatch.setattr(loop.setting, "device", lambda name="auto": torch.device("cpu"))
     place = [str(tmp_path / "toy.yaml"), "--data-root", str(toy_root), "--results", str(study.results)]
     call = CliRunner().invoke
     told = call(cli.app, ["sweep", *place, "--methods", "supervised"])
@@ -281,6 +283,6 @@ def test_the_command_line(study, toy_root, tmp_path, monkeypatch):
 
 
 def test_rows_are_of_the_data_set_and_not_of_the_pool(toy_root, whole):
-    training = train.set_up(CONFIG, toy_root, whole[1], "cpu")
+    training = loop.set_up(CONFIG, toy_root, whole[1], "cpu")
     rows = dumps.read(whole[1], CONFIG).rows.numpy()
     assert np.isin(rows, training.data.pool).all() and training.data.faces.split[rows].max() == 0

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fercore import convolution, starts
+from fercore import convolution
 from fercore.encoders import BACKBONES, ImageEncoder, backbone
 from fercore.errors import UserError
-from fercore.optimisers import Adam
+from fercore.training import pretrained
+from fercore.training.optimisers import Adam
 
 
 def images(b=4, size=24, seed=0):
@@ -201,7 +202,7 @@ def weights(seed=1):
 def loaded(state, keys=None):
     """A fresh backbone that was given `state`, and the matched share."""
     network, _ = backbone("toy")
-    matched = starts.load(network, state, keys or {}, "weights.safetensors")
+    matched = pretrained.load(network, state, keys or {}, "weights.safetensors")
     return network.state_dict(), matched
 
 
@@ -238,7 +239,7 @@ def test_weights_files(tmp_path, suffix, wrapped):
         torch.save({wrapped: weights(), "epoch": 3} if wrapped else weights(), path)
     else:
         save_file(weights(), path)
-    state, matched = loaded(starts.tensors(path))
+    state, matched = loaded(pretrained.tensors(path))
     assert matched == 1.0 and torch.equal(state["0.weight"], weights()["0.weight"])
 
 
@@ -250,7 +251,7 @@ class Evil:
 def test_no_code_is_run_from_a_weights_file(tmp_path, capsys):
     torch.save({"weight": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"evil.pt: not readable as weights"):
-        starts.tensors(tmp_path / "evil.pt")
+        pretrained.tensors(tmp_path / "evil.pt")
     assert "must not" not in capsys.readouterr().out
 
 
@@ -260,7 +261,7 @@ def test_damaged_weights_file(tmp_path, suffix, data):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(data)
     with pytest.raises(UserError, match=f"weights{suffix}: .*safetensors"):
-        starts.tensors(path)
+        pretrained.tensors(path)
 
 
 def test_truncated_weights_file(tmp_path):
@@ -269,20 +270,20 @@ def test_truncated_weights_file(tmp_path):
         write(weights(), path)
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(UserError, match=f"weights{suffix}"):
-            starts.tensors(path)
+            pretrained.tensors(path)
 
 
 def test_weights_file_without_tensors(tmp_path):
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "empty.pt")
     with pytest.raises(UserError, match="holds no state dict"):
-        starts.tensors(tmp_path / "empty.pt")
+        pretrained.tensors(tmp_path / "empty.pt")
     with pytest.raises(UserError, match="no such weights file"):
-        starts.tensors(tmp_path / "absent.pt")
+        pretrained.tensors(tmp_path / "absent.pt")
 
 
 def test_imagenet_weights_exist_for_resnets_only():
     with pytest.raises(UserError, match="no ImageNet weights for wrn28_2"):
-        starts.imagenet("wrn28_2")
+        pretrained.imagenet("wrn28_2")
 
 
 def test_imagenet_without_a_network(monkeypatch, tmp_path):
@@ -292,7 +293,7 @@ def test_imagenet_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     with pytest.raises(UserError, match=r"resnet18-.*\.pth is absent and could not be fetched \(no route to host\)"):
-        starts.imagenet("resnet18")
+        pretrained.imagenet("resnet18")
 
 
 # The guess

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fercore.data.expressions import EXPRESSIONS, ORDERS, decode, encode, spelled
 from fercore.errors import UserError
-from fercore.expressions import EXPRESSIONS, ORDERS, decode, encode, spelled
 
 # (order, own index) -> expression, index by index as the data sets' own papers and readmes number them.
 KNOWN = {

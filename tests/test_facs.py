@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fercore.datasets import facs
-from fercore.datasets.faces import TEST, TRAIN
-from fercore.datasets.portrait import draw
+from fercore.data import facs
+from fercore.data.faces import TEST, TRAIN
+from fercore.data.portrait import draw
 from fercore.errors import UserError
 
 SIZE = 96

@@ -20,9 +20,13 @@ pytest.importorskip("sklearn", reason="maps need scikit-learn (pip install 'ferc
 import matplotlib.pyplot as plt
 from sklearn import metrics as sklearn_metrics
 
-from fercore import checkpoint, features, geometry, paths, plan, probe, records, setting, sweep, text, transfer
+from fercore import files, paths, text
+from fercore.analysis import feature_maps
+from fercore.data import prepare
 from fercore.errors import UserError
-from fercore.pages import features_figures, features_report
+from fercore.report import feature_map_figures
+from fercore.study import features, plan, profiles, records, sweep, transfer
+from fercore.training import checkpoint, devices, geometry, probe
 
 METHODS = ["supervised", "simmatch", "sitfer", "sitfer/instance", "fullysupervised"]
 CPU = torch.device("cpu")
@@ -34,7 +38,7 @@ def profile(tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "toy.yaml"
     given = {"methods": METHODS, "text": "minilm", "dataset_options": {"n": 70, "test": 49}}
     path.write_text(yaml.safe_dump(GIVEN | given))
-    study = sweep.load_profile(path, results=path.parent / "results")
+    study = profiles.load(path, results=path.parent / "results")
     sweep.complete(study, device="cpu", keep_weights=True, progress=False)
     features.run(results=study.results, runs=study.runs(), device="cpu", progress=False)
     return path
@@ -42,7 +46,7 @@ def profile(tmp_path_factory):
 
 @pytest.fixture
 def study(profile):
-    return sweep.load_profile(profile, results=profile.parent / "results")
+    return profiles.load(profile, results=profile.parent / "results")
 
 
 @pytest.fixture
@@ -57,11 +61,11 @@ def moved(study, profile, tmp_path):
         copy = tmp_path / "results" / file.relative_to(study.results)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
-    return sweep.load_profile(profile, results=tmp_path / "results")
+    return profiles.load(profile, results=tmp_path / "results")
 
 
 def of(extracts, method):
-    (found,) = features_report.of(extracts, method)
+    (found,) = feature_maps.of(extracts, method)
     return found
 
 
@@ -107,7 +111,7 @@ def test_numbers_against_loops():
 def test_numbers_know_order_from_noise():
     x, labels = points(120)
     far = F.normalize(x + 4 * torch.eye(6)[labels], dim=1)
-    for name, sign in features_report.BEST_FIRST.items():
+    for name, sign in feature_maps.BEST_FIRST.items():
         if name != "uniformity":
             ask = {"silhouette": lambda *a: geometry.silhouettes(*a).mean()}.get(name, getattr(geometry, name, None))
             better, worse = (torch.as_tensor(ask(rows, labels)).mean() for rows in (far, x))
@@ -145,9 +149,9 @@ def test_map_is_repeatable_and_keeps_groups():
 def direct(study, config, space):
     """The space, computed here from the weights file: features of the sample, mapped and normalised."""
     kept = checkpoint.load(transfer.weights(study.results, config.key), CPU)
-    data = setting.data("facs", None, size=24, options=config.dataset_options)
+    data = prepare.prepare("facs", None, size=24, options=config.dataset_options)
     model = transfer.classifier(config, 7, kept["model"])
-    images = setting.resident(data.faces.images, CPU)
+    images = devices.resident(data.faces.images, CPU)
     with torch.no_grad():
         found = probe.features(model, images, features.sample(torch.from_numpy(data.test)), 24)
         mapped = model.project(found) if space == "embedding" else model.to_text(found)
@@ -216,7 +220,7 @@ def test_memory_is_the_runs_own(study, extracts):
 
 def test_counts_of_guesses():
     """Of the pool's first five faces two are given and three guessed, two of these rightly; a sixth has left."""
-    data = setting.data("facs", None, size=24, options={"n": 70, "test": 49})
+    data = prepare.prepare("facs", None, size=24, options={"n": 70, "test": 49})
     slots, label = torch.arange(len(data.pool)), torch.from_numpy(data.faces.labels[data.pool]).long()
     label[3] = (label[3] + 1) % 7
     memory = {"valid": slots < 5, "known": slots < 2, "label": F.one_hot(label, 7).float()}
@@ -303,7 +307,7 @@ def test_weights_and_data_of_another_run(moved):
         features.run(results=moved.results, runs=[config], device="cpu", progress=False)
     line = json.loads(moved.records.read_text().splitlines()[0])
     line["data"]["fingerprint"] = "0" * 16
-    moved.records.write_text(records.canonical(line) + "\n")
+    moved.records.write_text(files.canonical(line) + "\n")
     with pytest.raises(UserError, match=r"facs: these faces \(\w{16}\) are not those that run"):
         features.run(results=moved.results, runs=[config], device="cpu", progress=False)
     assert not (moved.results / "features").exists()
@@ -352,21 +356,21 @@ def again(extracts, seed, shift):
 
 def test_numbers_table(extracts, study):
     made = records.read(study.records)
-    table = features_report.numbers_table(extracts, made).set_index("row")
+    table = feature_maps.numbers_table(extracts, made).set_index("row")
     e = of(extracts, "sitfer")
     assert table.loc["SIT-FER", "silhouette"] == pytest.approx(e.numbers["embedding"]["silhouette"])
     assert table.loc["SIT-FER", "purity"] == pytest.approx(100 * e.numbers["embedding"]["purity"])
     assert math.isnan(table.loc["SIT-FER", "silhouette ±"]) and table.loc["SIT-FER", "seeds"] == "0"
     assert table.loc["FixMatch", "seeds"] == "not run" and math.isnan(table.loc["FixMatch", "accuracy"])
-    assert features_report.numbers_table([], made).set_index("row").loc["SIT-FER", "seeds"] == "no features"
-    two = features_report.numbers_table(extracts + again(extracts, 1, 0.1)).set_index("row")
+    assert feature_maps.numbers_table([], made).set_index("row").loc["SIT-FER", "seeds"] == "no features"
+    two = feature_maps.numbers_table(extracts + again(extracts, 1, 0.1)).set_index("row")
     assert two.loc["SIT-FER", "seeds"] == "0 1" and two.loc["SIT-FER", "silhouette ±"] > 0
-    words = features_report.numbers_table(extracts, space="text")
+    words = feature_maps.numbers_table(extracts, space="text")
     assert words["row"].tolist() == ["SIT-FER without L_t", "SIT-FER"]
 
 
 def test_anchors_and_memory_tables(extracts):
-    table = features_report.anchors_table(extracts)
+    table = feature_maps.anchors_table(extracts)
     e, line = of(extracts, "sitfer"), table[table["row"] == "SIT-FER"].iloc[2]
     row = e.numbers["text"]["anchors"][2]
     assert line["class"] == e.classes[2] and line["own"] == pytest.approx(row[2])
@@ -374,20 +378,20 @@ def test_anchors_and_memory_tables(extracts):
     assert line["nearest"] == e.classes[row.index(max(row))]
     blank = [*e.numbers["text"]["anchors"][:6], None]  # a class without a face among those drawn
     numbers = e.numbers | {"text": e.numbers["text"] | {"anchors": blank}}
-    assert len(features_report.anchors_table([replace(e, numbers=numbers)])) == 6
-    assert "of 6 are nearest" in features_report.pulled([replace(e, numbers=numbers)])
-    memory = features_report.memory_table(extracts).set_index("row")
+    assert len(feature_maps.anchors_table([replace(e, numbers=numbers)])) == 6
+    assert "of 6 are nearest" in feature_maps.pulled([replace(e, numbers=numbers)])
+    memory = feature_maps.memory_table(extracts).set_index("row")
     assert memory.loc["SIT-FER", "given"] == 14 and memory.loc["SimMatch", "slots"] == 14
     assert math.isnan(memory.loc["SimMatch", "right"])
 
 
 def test_one_seed_proves_nothing(extracts):
-    said = features_report.apart(extracts)
+    said = feature_maps.apart(extracts)
     assert "one seed: no spread, so not known to be real" in said and "over faces ±" in said
-    assert said.count("SIT-FER against") == 8 and "labels only" in features_report.single(extracts)
+    assert said.count("SIT-FER against") == 8 and "labels only" in feature_maps.single(extracts)
     three = extracts + again(extracts, 1, 0.001) + again(extracts, 2, -0.001)
-    assert "one seed" not in features_report.apart(three) and "n = 3" in features_report.apart(three)
-    assert features_report.single(three) == ""
+    assert "one seed" not in feature_maps.apart(three) and "n = 3" in feature_maps.apart(three)
+    assert feature_maps.single(three) == ""
 
 
 def test_real_is_more_than_the_spread(extracts):
@@ -406,43 +410,43 @@ def test_real_is_more_than_the_spread(extracts):
                 out += [e] if e.config.method == "supervised" else raised([e], gain)
         return out
 
-    assert "+0.300 (real" in features_report.apart(study_of([0.29, 0.3, 0.31]))
-    assert "-0.300 (real" in features_report.apart(study_of([-0.29, -0.3, -0.31]))
-    assert "not told from the seeds' spread" in features_report.apart(study_of([0.9, -0.1, 0.1]))
+    assert "+0.300 (real" in feature_maps.apart(study_of([0.29, 0.3, 0.31]))
+    assert "-0.300 (real" in feature_maps.apart(study_of([-0.29, -0.3, -0.31]))
+    assert "not told from the seeds' spread" in feature_maps.apart(study_of([0.9, -0.1, 0.1]))
 
 
 def test_rows_are_those_of_the_plan(study):
-    assert tuple(features_report.NAMES) == plan.MAPPED
+    assert tuple(feature_maps.NAMES) == plan.MAPPED
     assert {config.method for config in plan.runs(study, "15_features")} == set(METHODS)
 
 
 def test_sentences_with_gaps(study, extracts):
-    assert "no features" in features_report.head([]) and features_report.answer([]).startswith("No answer")
-    assert "no features yet" in features_report.apart([]) and "Fewer than two" in features_report.orders([])
-    assert features_report.provenance([]) == "features  none"
-    assert "49 of 49 test faces of rendered faces" in features_report.head(extracts)
-    assert "The margin that L_t adds: " in features_report.pulled(extracts)
+    assert "no features" in feature_maps.head([]) and feature_maps.answer([]).startswith("No answer")
+    assert "no features yet" in feature_maps.apart([]) and "Fewer than two" in feature_maps.orders([])
+    assert feature_maps.provenance([]) == "features  none"
+    assert "49 of 49 test faces of rendered faces" in feature_maps.head(extracts)
+    assert "The margin that L_t adds: " in feature_maps.pulled(extracts)
     some = [e for e in extracts if e.config.method != "sitfer/instance"]
-    assert "Without L_t: no features yet" in features_report.pulled(some)
-    assert "SIT-FER: no features yet" in features_report.answer([of(extracts, "supervised")])
-    assert features_report.absent(study, extracts) == "Every run of these rows has its features."
-    left = features_report.absent(study, some)
+    assert "Without L_t: no features yet" in feature_maps.pulled(some)
+    assert "SIT-FER: no features yet" in feature_maps.answer([of(extracts, "supervised")])
+    assert feature_maps.absent(study, extracts) == "Every run of these rows has its features."
+    left = feature_maps.absent(study, some)
     assert "SIT-FER without L_t, seed 0" in left and "--keep-weights --methods sitfer/instance" in left
-    assert features_report.orders(extracts).count("\n") == len(features_report.BEST_FIRST) - 1
+    assert feature_maps.orders(extracts).count("\n") == len(feature_maps.BEST_FIRST) - 1
 
 
 def test_figures(extracts):
-    figure = features_figures.maps(extracts)
+    figure = feature_map_figures.maps(extracts)
     drawn = [ax for ax in figure.axes if ax.get_title()]
     assert [ax.get_title() for ax in drawn] == [
         "labels only", "SimMatch", "SIT-FER without $L_t$", "SIT-FER", "all labels"
     ]  # fmt: skip
     assert [len(ax.collections[0].get_offsets()) for ax in drawn] == [49] * 5
     assert len(drawn[1].collections[1].get_offsets()) == 14  # SimMatch's given slots
-    words = features_figures.anchors(extracts)
+    words = feature_map_figures.anchors(extracts)
     named = [{t.get_text() for t in ax.texts} for ax in words.axes]
     assert all(set(extracts[0].classes) < names for names in named) and len(named) == 2
-    for nothing in (features_figures.maps([]), features_figures.anchors(extracts[:1])):
+    for nothing in (feature_map_figures.maps([]), feature_map_figures.anchors(extracts[:1])):
         assert nothing.axes[0].texts[0].get_text() == "not run"
-    assert len(set(features_figures.colours(("cat", "dog", "anger")))) == 3
+    assert len(set(feature_map_figures.colours(("cat", "dog", "anger")))) == 3
     plt.close("all")

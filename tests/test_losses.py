@@ -6,8 +6,8 @@ import pytest
 import torch
 import toy
 
-from fercore import pretrain, train
 from fercore.losses import info_nce, kept_mean, masked_mean, soft_cross_entropy
+from fercore.training import loop, simclr
 
 
 def rows(*shape, seed=0):
@@ -85,15 +85,15 @@ def test_info_nce_of_less_than_two_faces_is_zero(kept):
 )
 def test_cosine_schedule(share, expected):
     config = toy.config(schedule="cosine", steps=400, lr=0.1)
-    assert train.rate(config, round(share * 400)) == pytest.approx(0.1 * expected, abs=1e-5)
+    assert loop.rate(config, round(share * 400)) == pytest.approx(0.1 * expected, abs=1e-5)
 
 
 def test_constant_schedule():
-    assert {train.rate(toy.config(lr=0.1, steps=50), step) for step in range(50)} == {0.1}
+    assert {loop.rate(toy.config(lr=0.1, steps=50), step) for step in range(50)} == {0.1}
 
 
 def test_rate_of_pretraining_warms_up_and_falls_to_zero():
-    config = pretrain.Pretrain("own", 100, 24, warmup=0.1, lr=2.0)
-    assert [pretrain.rate(config, step) for step in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
-    assert pretrain.rate(config, 55) == pytest.approx(1.0)  # half of the cosine
-    assert 0 < pretrain.rate(config, 99) < 0.01
+    config = simclr.Pretrain("own", 100, 24, warmup=0.1, lr=2.0)
+    assert [simclr.rate(config, step) for step in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
+    assert simclr.rate(config, 55) == pytest.approx(1.0)  # half of the cosine
+    assert 0 < simclr.rate(config, 99) < 0.01

@@ -8,7 +8,8 @@ import torch
 from trial import K, Trial, faces
 
 from fercore.errors import UserError
-from fercore.methods import METHODS, Step, register, resolve
+from fercore.methods import METHODS, register, resolve
+from fercore.methods.api import Step
 
 NAMES = [
     name if variant is None else f"{name}/{variant}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fercore import metrics, probe
+from fercore.training import metrics, probe
 
 K = 5
 

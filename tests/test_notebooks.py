@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from fercore import dumps, paths, plan, records, sweep
-from fercore.pages import ladder
+from fercore import paths
+from fercore.analysis import ladder
+from fercore.study import dumps, plan, profiles, records
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
@@ -116,7 +117,7 @@ def test_the_committed_faces_are_drawn_by_fercore():
     assert "faces shown: rendered faces\n" in said
 
 
-@pytest.mark.parametrize("profile", sweep.profiles(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("profile", profiles.committed(), ids=lambda p: p.stem)
 def test_profiles_give_notebooks_only_parameters_they_have(profile):
     papermill = pytest.importorskip("papermill")
     given = yaml.safe_load(profile.read_text()).get("notebooks") or {}
@@ -160,7 +161,7 @@ def test_papermill_at_toy_size(name, toy):
             assert (kept / file).stat().st_size > 100
         return
     made = records.read(toy / "results" / "records.jsonl")
-    study = sweep.load_profile(toy / "toy.yaml", results=toy / "results")
+    study = profiles.load(toy / "toy.yaml", results=toy / "results")
     rungs = ladder.runs(study, ONLY[name]) if name == ladder.NOTEBOOK else None
     asked = {config.key for config in rungs or plan.runs(study, name, only=ONLY.get(name, ()))}
     keys = [record["key"] for record in made]  # those of the notebooks before this one, too

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from fercore.pages import paired
+from fercore.analysis import significance
 
 SAMPLES = [[0.4, -0.1], [1.0, 2.0, 4.0], [-1.0, 0.5, 0.25, 2.0], [0.3, -0.2, 0.9, 1.4, -0.7]]
 
@@ -17,54 +17,54 @@ def test_interval_is_that_of_all_resamples(d):
     means = sorted(statistics.fmean(sample) for sample in itertools.product(d, repeat=len(d)))
     reached = [m for m in means if sum(x <= m + 1e-12 for x in means) >= 0.025 * len(means)]
     left = [m for m in means if sum(x >= m - 1e-12 for x in means) >= 0.025 * len(means)]
-    assert paired.interval(d) == pytest.approx((reached[0], left[-1]))
+    assert significance.interval(d) == pytest.approx((reached[0], left[-1]))
 
 
 def test_interval_of_two_and_three_is_their_range():
-    assert paired.interval([0.4, -0.1]) == pytest.approx((-0.1, 0.4))
-    assert paired.interval([1.0, 2.0, 4.0]) == pytest.approx((1.0, 4.0))
-    assert all(map(math.isnan, paired.interval([1.0]) + paired.interval([])))
+    assert significance.interval([0.4, -0.1]) == pytest.approx((-0.1, 0.4))
+    assert significance.interval([1.0, 2.0, 4.0]) == pytest.approx((1.0, 4.0))
+    assert all(map(math.isnan, significance.interval([1.0]) + significance.interval([])))
 
 
 def test_interval_of_many_is_near_the_normal_one():
     d = np.random.default_rng(3).normal(0.5, 1, 400).tolist()
     half, mean = 1.96 * statistics.pstdev(d) / 20, statistics.fmean(d)
-    assert paired.interval(d) == pytest.approx((mean - half, mean + half), abs=0.01)
-    assert paired.interval(d) == paired.interval(d)
+    assert significance.interval(d) == pytest.approx((mean - half, mean + half), abs=0.01)
+    assert significance.interval(d) == significance.interval(d)
 
 
 @pytest.mark.parametrize("d", [*SAMPLES, [0.5], [0.0, 0.0], [1.0, -1.0, 2.0]], ids=str)
 def test_p_value_is_the_share_of_flips_at_least_as_far(d):
     flips = list(itertools.product((-1, 1), repeat=len(d)))
     far = [f for f in flips if abs(sum(s * x for s, x in zip(f, d))) >= abs(sum(d)) - 1e-12]
-    assert paired.p_value(d) == pytest.approx(len(far) / len(flips))
+    assert significance.p_value(d) == pytest.approx(len(far) / len(flips))
 
 
 @pytest.mark.parametrize("n", range(1, 10))
 def test_one_sign_gives_the_least_p_and_nothing_gives_less(n):
-    assert paired.p_value([0.1 * (i + 1) for i in range(n)]) == paired.least_p(n) == 2 / 2**n
-    assert paired.p_value([(-1) ** i * 1.0 for i in range(n)]) >= paired.least_p(n)
+    assert significance.p_value([0.1 * (i + 1) for i in range(n)]) == significance.least_p(n) == 2 / 2**n
+    assert significance.p_value([(-1) ** i * 1.0 for i in range(n)]) >= significance.least_p(n)
 
 
 def test_ties_count_as_far_in_spite_of_rounding():
     d = [0.1, 0.2, -0.3, 0.3]  # 0.1 + 0.2 - 0.3 is not 0 in floating point
-    exact = paired.p_value([1.0, 2.0, -3.0, 3.0])
-    assert paired.p_value(d) == exact
+    exact = significance.p_value([1.0, 2.0, -3.0, 3.0])
+    assert significance.p_value(d) == exact
 
 
 def test_p_value_without_enumeration_is_close_to_the_exact_one(monkeypatch):
     d = np.random.default_rng(1).normal(0.2, 1, 12).tolist()
-    exact = paired.p_value(d)
-    monkeypatch.setattr(paired, "EXACT", 4000)
-    assert 0.01 < exact < 0.99 and paired.p_value(d) == pytest.approx(exact, abs=0.03)
-    assert paired.p_value([1.0] * 40) == pytest.approx(1 / 4001)  # never 0
-    assert math.isnan(paired.p_value([]))
+    exact = significance.p_value(d)
+    monkeypatch.setattr(significance, "EXACT", 4000)
+    assert 0.01 < exact < 0.99 and significance.p_value(d) == pytest.approx(exact, abs=0.03)
+    assert significance.p_value([1.0] * 40) == pytest.approx(1 / 4001)  # never 0
+    assert math.isnan(significance.p_value([]))
 
 
 def test_holm_is_the_step_down_procedure():
     """A comparison is rejected at alpha exactly where its adjusted p is at most alpha."""
     p = [0.012, 0.2, 0.004, 0.03, 0.03]
-    adjusted = paired.holm(p)
+    adjusted = significance.holm(p)
     assert adjusted == pytest.approx([0.048, 0.2, 0.02, 0.09, 0.09])
     for alpha in (0.01, 0.03, 0.05, 0.1, 0.25):
         rejected = set()
@@ -73,10 +73,10 @@ def test_holm_is_the_step_down_procedure():
                 break
             rejected.add(i)
         assert rejected == {i for i, q in enumerate(adjusted) if q <= alpha}
-    assert paired.holm([]) == [] and paired.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert significance.holm([]) == [] and significance.holm([0.6, 0.9]) == [1.0, 1.0]
 
 
 def test_seeds_needed_is_the_first_number_that_can_pass():
     for comparisons in (1, 2, 12, 64):
-        n = paired.seeds_needed(comparisons, 0.05)
-        assert comparisons * paired.least_p(n) <= 0.05 < comparisons * paired.least_p(n - 1)
+        n = significance.seeds_needed(comparisons, 0.05)
+        assert comparisons * significance.least_p(n) <= 0.05 < comparisons * significance.least_p(n - 1)

@@ -4,10 +4,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from fercore import paths, plan, sweep
+from fercore import paths
 from fercore.config import Run
 from fercore.errors import UserError
 from fercore.methods import audit, resolve
+from fercore.study import plan, profiles
 from fercore.text import CONTROLS, PROMPTS
 
 STUDIES = ("fer2013", "rafdb", "sfew", "affectnet")
@@ -26,7 +27,7 @@ def keys(runs):
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("notebook", plan.POINTS)
 def test_every_point_is_a_run_that_can_be_made(name, notebook):
-    study = sweep.load_profile(name)
+    study = profiles.load(name)
     for _, runs in plan.points(study, notebook):
         assert [c.seed for c in runs] == study.seeds and {c.labels for c in runs} == set(study.points["labels"])
         for config in runs:
@@ -34,7 +35,7 @@ def test_every_point_is_a_run_that_can_be_made(name, notebook):
 
 
 def test_a_point_changes_one_thing():
-    study = sweep.load_profile("rafdb")
+    study = profiles.load("rafdb")
     sitfer, fixmatch = plan.base(study)[0], plan.base(study, "fixmatch")[0]
     for notebook in ("13_figure4_thresholds", "16_sensitivity"):
         for point, (config, *_) in plan.points(study, notebook):
@@ -45,7 +46,7 @@ def test_a_point_changes_one_thing():
 
 
 def test_table_iii_and_the_controls_of_its_words():
-    study = sweep.load_profile("rafdb")
+    study = profiles.load("rafdb")
     found = [(config.text, config.prompt) for _, (config, *_) in plan.points(study, "12_table3_prompts")]
     assert found[:3] == [("clip:ViT-B-32/openai", prompt) for prompt in PROMPTS]
     assert {text for text, _ in found} == {
@@ -56,7 +57,7 @@ def test_table_iii_and_the_controls_of_its_words():
 
 def test_figure_4_surrounds_the_values_of_the_table():
     values = {}
-    for point in plan.thresholds(sweep.load_profile("rafdb")):
+    for point in plan.thresholds(profiles.load("rafdb")):
         values.setdefault(point.axis, []).append(float(point.value))
     for axis, least, most in (("tau", 0.6, 0.95), ("delta", 0.8, 0.99)):
         default = getattr(resolve("sitfer")[1], axis)
@@ -64,7 +65,7 @@ def test_figure_4_surrounds_the_values_of_the_table():
 
 
 def test_the_ladder_goes_both_ways_between_the_same_ends():
-    study = sweep.load_profile("rafdb")
+    study = profiles.load("rafdb")
     base = plan.base(study)[0]
     rungs = plan.rungs(study)
     assert set(rungs) == {"words", "ema", "colour", *audit.POINTS}
@@ -87,7 +88,7 @@ def test_the_ladder_goes_both_ways_between_the_same_ends():
 
 
 def test_grey_faces_have_no_colours_to_swap():
-    assert "colour" not in plan.rungs(sweep.load_profile("fer2013"))
+    assert "colour" not in plan.rungs(profiles.load("fer2013"))
 
 
 def test_points_keep_the_options_of_the_profile():
@@ -98,12 +99,12 @@ def test_points_keep_the_options_of_the_profile():
 
 
 def test_one_learning_rate_is_divided_and_multiplied():
-    rates = {config.lr for point, (config, *_) in plan.points(sweep.load_profile("rafdb"), "16_sensitivity")}
+    rates = {config.lr for point, (config, *_) in plan.points(profiles.load("rafdb"), "16_sensitivity")}
     assert rates == {1e-4, 3e-4, 3.33e-5}
 
 
 def test_runs_are_the_union_each_once():
-    study = sweep.load_profile("fer2013")
+    study = profiles.load("fer2013")
     everything = plan.runs(study)
     keys = [config.key for config in everything]
     assert len(keys) == len(set(keys))
@@ -115,7 +116,7 @@ def test_runs_are_the_union_each_once():
 
 
 def test_tables_have_no_points_and_claims_those_that_are_tested():
-    study = sweep.load_profile("fer2013")
+    study = profiles.load("fer2013")
     for notebook in ("10_table2_components", "11_table1_comparison", "15_features"):
         assert keys(plan.runs(study, notebook)) <= keys(study.runs()), notebook
     grid = keys(study.runs())
@@ -127,12 +128,12 @@ def test_tables_have_no_points_and_claims_those_that_are_tested():
 
 
 def test_claims_train_no_point_of_a_notebook_that_the_profile_has_not():
-    study = sweep.load_profile("demo")
+    study = profiles.load("demo")
     assert keys(plan.runs(study)) == keys(plan.runs(study, *study.notebooks)) == keys(study.runs())
 
 
 def test_seeds_and_budgets_of_the_points_are_the_profiles_choice():
-    study = replace(sweep.load_profile("fer2013"), points={"labels": [400], "seeds": [1]})
+    study = replace(profiles.load("fer2013"), points={"labels": [400], "seeds": [1]})
     assert {(c.labels, c.seed) for _, runs in plan.points(study, "13_figure4_thresholds") for c in runs} == {(400, 1)}
     study = replace(study, points={})
     assert {(c.labels, c.seed) for c in plan.base(study)} == {(2000, 0), (2000, 1), (2000, 2)}
@@ -153,11 +154,11 @@ def test_points_of_a_profile_are_checked(given, said, tmp_path):
     text = (paths.PARAMS / "fer2013.yaml").read_text().replace("points: {labels: [2000]}", f"points: {given}")
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(UserError, match=said):
-        sweep.load_profile(tmp_path / "wrong.yaml")
+        profiles.load(tmp_path / "wrong.yaml")
 
 
 def test_a_notebook_can_ask_for_some_of_its_axes():
-    study = sweep.load_profile("fer2013")
+    study = profiles.load("fer2013")
     asked = plan.runs(study, "13_figure4_thresholds", only=["tau"])
     plain = keys([*plan.base(study), *plan.base(study, "fixmatch")])
     assert keys(asked) - plain == {c.key for c in asked if "tau" in c.options} and len(keys(asked) - plain) == 4 * 3

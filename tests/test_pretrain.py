@@ -7,10 +7,12 @@ import torch
 import toy
 from safetensors import safe_open
 
-from fercore import pretrain, records, starts
+from fercore import files
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
-from fercore.pretrain import Pretrain
+from fercore.study import records
+from fercore.training import pretrained, simclr
+from fercore.training.simclr import Pretrain
 
 
 def config(**changes):
@@ -18,7 +20,7 @@ def config(**changes):
 
 
 def run(config, root, results, **options):
-    return pretrain.run(config, data_root=root, results=results, device="cpu", progress=False, **options)
+    return simclr.run(config, data_root=root, results=results, device="cpu", progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,10 @@ def test_loss_falls(toy_root, tmp_path):
 
 def test_record_and_file(whole):
     record, results = whole
-    path = pretrain.file(results, config().key)
-    assert records.read(results / "records.jsonl") == [json.loads(records.canonical(record))]
+    path = simclr.file(results, config().key)
+    assert records.read(results / "records.jsonl") == [json.loads(files.canonical(record))]
     assert record["key"] == config().key and record["kind"] == "pretrain" and record["status"] == "finished"
-    assert record["start"]["sha256"] == starts.sha256(path)
+    assert record["start"]["sha256"] == pretrained.sha256(path)
     assert [entry["step"] for entry in record["history"]] == [3, 6, 9, 12]
     metrics = record["metrics"]
     assert 0 <= metrics["knn"] <= 1 and 0 <= metrics["linear_probe"] <= 1
@@ -52,8 +54,8 @@ def test_record_and_file(whole):
 def test_a_run_can_start_from_the_file(whole):
     record, results = whole
     model = ImageEncoder("toy", 3, seed=5)
-    state = starts.tensors(pretrain.file(results, record["key"]))
-    assert starts.load(model.backbone, state, {}, "start") == 1.0
+    state = pretrained.tensors(simclr.file(results, record["key"]))
+    assert pretrained.load(model.backbone, state, {}, "start") == 1.0
     fresh = ImageEncoder("toy", 3).state_dict()["backbone.0.weight"]  # where the pre-training itself began
     assert torch.equal(model.backbone[0].weight, state["0.weight"]) and not torch.equal(state["0.weight"], fresh)
 
@@ -64,14 +66,14 @@ def test_labels_play_no_part_in_the_weights(whole, tmp_path):
     root = toy.write_faces(tmp_path / "faces", classes=names)
     options = {"classes": ["z", "x", "y"]}
     other = run(config(dataset_options=options), root, tmp_path, checkpoint_every=3)
-    one, two = (starts.tensors(pretrain.file(p, r["key"])) for r, p in (whole, (other, tmp_path)))
+    one, two = (pretrained.tensors(simclr.file(p, r["key"])) for r, p in (whole, (other, tmp_path)))
     assert other["data"]["classes"] == options["classes"]
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 9, 12])
 def test_resumed_anywhere_it_ends_in_the_same_file_and_record(stop, whole, toy_root, tmp_path, monkeypatch):
-    plain, calls = pretrain.info_nce, []
+    plain, calls = simclr.info_nce, []
 
     def interrupted(*args):
         calls.append(1)
@@ -79,12 +81,12 @@ def test_resumed_anywhere_it_ends_in_the_same_file_and_record(stop, whole, toy_r
             raise KeyboardInterrupt
         return plain(*args)
 
-    monkeypatch.setattr(pretrain, "info_nce", interrupted)
+    monkeypatch.setattr(simclr, "info_nce", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config(), toy_root, tmp_path, checkpoint_every=3)
     assert not (tmp_path / "records.jsonl").exists() and not (tmp_path / "starts").exists()
     calls.clear()
-    monkeypatch.setattr(pretrain, "info_nce", lambda *args: calls.append(1) or plain(*args))
+    monkeypatch.setattr(simclr, "info_nce", lambda *args: calls.append(1) or plain(*args))
     record = run(config(), toy_root, tmp_path, checkpoint_every=3)
     assert len(calls) == 12 - 3 * ((stop - 1) // 3)  # from the last checkpoint on
     assert toy.content(record) == toy.content(whole[0])
@@ -96,10 +98,10 @@ def test_stopped_while_it_is_measured_no_start_is_left(whole, toy_root, tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "worth", stopped)
+        patch.setattr(simclr, "worth", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(config(), toy_root, tmp_path, checkpoint_every=3)
-    assert not pretrain.file(tmp_path, config().key).exists()
+    assert not simclr.file(tmp_path, config().key).exists()
     assert toy.content(run(config(), toy_root, tmp_path, checkpoint_every=3)) == toy.content(whole[0])
 
 
@@ -111,9 +113,9 @@ def test_weights_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "save_file", cut_short)
+        patch.setattr(simclr, "save_file", cut_short)
         with pytest.raises(KeyboardInterrupt):
-            pretrain.write_weights(path, model, config())
+            simclr.write_weights(path, model, config())
     assert list(path.parent.iterdir()) == []
 
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 import yaml
 
-from fercore import bench, checkpoint, cost, paths, plan, pretrain, price, records, setting, sweep, train
+from fercore import files, paths
+from fercore.bench import step
 from fercore.config import Run
+from fercore.study import cost, dry_run, plan, profiles, records, sweep
+from fercore.training import checkpoint, devices, loop, simclr
 
 CPU = torch.device("cpu")
 
@@ -24,23 +27,23 @@ def test_bytes_of_weights_and_checkpoint(method, tmp_path):
     run = cost.small(config(method))
     kept = tmp_path / "kept.pt"
     checkpoint.save(kept, {"model": run.ema.model.state_dict(), "state": run.state.state_dict()})
-    assert price.weights_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
-    train.train_step(run, 0)
+    assert dry_run.weights_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
+    loop.train_step(run, 0)
     checkpoint.save(kept, run.state_dict())
-    assert price.checkpoint_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
+    assert dry_run.checkpoint_bytes(run.config) == pytest.approx(kept.stat().st_size, rel=0.01)
 
 
 def test_bytes_of_the_committed_records():
     for record in records.read(paths.RESULTS / "fer2013" / "records.jsonl"):
         if record["kind"] == "run":
-            assert price.record_bytes(Run.from_dict(record["config"])) == pytest.approx(
-                len(records.canonical(record)), rel=0.25
+            assert dry_run.record_bytes(Run.from_dict(record["config"])) == pytest.approx(
+                len(files.canonical(record)), rel=0.25
             )
 
 
 def test_units():
-    assert [price.size(n) for n in (1_500, 2_340_000, 5.4e9)] == ["1.5 kB", "2.3 MB", "5.4 GB"]
-    assert [price.hours(s) for s in (90.0, 3600.0, 4.155e3 * 3600)] == ["1.5 min", "1.0 h", "4,155.0 h"]
+    assert [dry_run.size(n) for n in (1_500, 2_340_000, 5.4e9)] == ["1.5 kB", "2.3 MB", "5.4 GB"]
+    assert [dry_run.hours(s) for s in (90.0, 3600.0, 4.155e3 * 3600)] == ["1.5 min", "1.0 h", "4,155.0 h"]
 
 
 # Notebooks
@@ -71,11 +74,11 @@ def profile(tmp_path, monkeypatch):
 
 
 def test_report_of_a_profile(profile):
-    study = sweep.load_profile(profile())
+    study = profiles.load(profile())
     (made,) = sweep.complete(study, study.runs()[:1], device="cpu", progress=False)
     made["provenance"]["seconds"] = 2.0
-    records.write(study.records, records.canonical(made) + "\n")
-    lines = list(price.report(study, ["own", "one"], CPU))
+    files.write(study.records, files.canonical(made) + "\n")
+    lines = list(dry_run.report(study, ["own", "one"], CPU))
     assert "9 of 10 runs are missing" in lines[0]
     rows = [line.split() for line in lines if re.match(r"\S+ +(all|\d+) +\d+ ", line)]
     assert [row[:3] for row in rows] == [
@@ -92,28 +95,28 @@ def test_report_of_a_profile(profile):
 
 
 def test_report_when_nothing_is_missing(profile):
-    study = sweep.load_profile(profile(labels=[7], seeds=[0], methods=["supervised"]))
+    study = profiles.load(profile(labels=[7], seeds=[0], methods=["supervised"]))
     sweep.complete(study, device="cpu", progress=False)
-    lines = list(price.report(study, ["own"], CPU))
+    lines = list(dry_run.report(study, ["own"], CPU))
     assert "0 of 1 runs are missing" in lines[0] and not any(line.startswith("disk") for line in lines)
 
 
 def test_the_start_is_priced_until_it_is_there(profile):
     start = {"pretrain": {"steps": 3, "batch": 4}}
-    study = sweep.load_profile(profile(start=start, labels=[7], seeds=[0], methods=["supervised"]))
-    assert any(line.startswith("start: 3 steps of SimCLR") for line in price.report(study, [], CPU))
+    study = profiles.load(profile(start=start, labels=[7], seeds=[0], methods=["supervised"]))
+    assert any(line.startswith("start: 3 steps of SimCLR") for line in dry_run.report(study, [], CPU))
     sweep.complete(study, [], device="cpu", progress=False)
-    pretrain.run(study.pretrain, results=study.results, device="cpu", progress=False)
-    assert not any(line.startswith("start: 3") for line in price.report(study, [], CPU))
+    simclr.run(study.pretrain, results=study.results, device="cpu", progress=False)
+    assert not any(line.startswith("start: 3") for line in dry_run.report(study, [], CPU))
 
 
 @pytest.mark.parametrize("name", ["rafdb", "sfew", "affectnet"])
 def test_price_of_the_papers_profiles_without_data_or_weights(name, monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "medians", lambda cases, repeats, device: dict.fromkeys(cases, 1000.0))
+    monkeypatch.setattr(step, "medians", lambda cases, repeats, device: dict.fromkeys(cases, 1000.0))
     plain = cost.small
     monkeypatch.setattr(cost, "small", lambda config, *true_size: plain(config))
-    study = sweep.load_profile(name, results=tmp_path / "results")
-    lines = list(price.report(study, study.notebooks, setting.device("cpu")))
+    study = profiles.load(name, results=tmp_path / "results")
+    lines = list(dry_run.report(study, study.notebooks, devices.choose("cpu")))
     assert not sweep.ready(study) and f"{len(plan.runs(study))} of {len(plan.runs(study))} runs" in lines[0]
     rows = [line for line in lines if line.endswith(" operations")]
     assert len(rows) == (len(study.methods) - 1) * len(study.labels) + 1 + 1  # every label is one row, the audit too

@@ -14,10 +14,11 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fercore import dumps, metrics, sweep, train
-from fercore.fusion import fuse
-from fercore.pages import explorer, figures, inline, paired, pseudo_label_figures, pseudo_labels
-from fercore.pages.closeup import entropy
+from fercore.analysis import pseudo_labels, significance
+from fercore.fusion import entropy, fuse
+from fercore.report import explorer, figures, inline, pseudo_label_figures
+from fercore.study import dumps, profiles, sweep
+from fercore.training import loop, metrics
 
 CLASSES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
 FACES, STEPS = 60, (10, 20)
@@ -38,12 +39,12 @@ def made_up(seed, names=("semantic", "text", "instance")):
 @pytest.fixture
 def study(tmp_path):
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(PROFILE))
-    return sweep.load_profile(tmp_path / "toy.yaml", results=tmp_path / "results")
+    return profiles.load(tmp_path / "toy.yaml", results=tmp_path / "results")
 
 
 def put(study, config, seed, names=("semantic", "text", "instance")):
     """Write a made-up dump of this run."""
-    fingerprint = train.setting.data("facs", None, size=16, options=config.dataset_options).faces.fingerprint
+    fingerprint = loop.setting.data("facs", None, size=16, options=config.dataset_options).faces.fingerprint
     unfinished = dumps.Unfinished(torch.arange(FACES), set(STEPS))
     for i, step in enumerate(STEPS):
         levels, _ = made_up(seed + 100 * i, names)
@@ -186,20 +187,20 @@ def test_a_method_with_one_level(study):
 
 @pytest.mark.parametrize("plus, minus, p", [(0, 0, 1), (5, 5, 1), (5, 0, 2 / 32), (1, 7, 18 / 256), (900, 0, 0)])
 def test_sign_test(plus, minus, p):
-    assert paired.sign_test(plus, minus) == paired.sign_test(minus, plus) == pytest.approx(p, abs=1e-12)
+    assert significance.sign_test(plus, minus) == significance.sign_test(minus, plus) == pytest.approx(p, abs=1e-12)
 
 
 def test_sign_test_is_that_of_the_flips():
     for plus, minus in ((3, 1), (2, 6), (9, 4)):
-        assert paired.sign_test(plus, minus) == pytest.approx(paired.p_value([1.0] * plus + [-1.0] * minus))
+        assert significance.sign_test(plus, minus) == pytest.approx(significance.p_value([1.0] * plus + [-1.0] * minus))
 
 
 def test_counted_interval_is_that_of_the_differences():
     d = np.repeat([1, -1, 0], [40, 25, 235])
-    low, high = paired.counted_interval(40, 25, 300)
+    low, high = significance.counted_interval(40, 25, 300)
     assert (low + high) / 2 == pytest.approx(d.mean())
     assert (high - low) / 2 == pytest.approx(1.959964 * d.std() / math.sqrt(300), rel=1e-5)
-    assert all(map(math.isnan, paired.counted_interval(0, 0, 0)))
+    assert all(map(math.isnan, significance.counted_interval(0, 0, 0)))
 
 
 # Which dumps and faces
@@ -209,7 +210,7 @@ def test_dumps_of_the_largest_budget_and_their_own_faces(study, found):
     assert [d.path for d in pseudo_labels.of(study, study.runs())] == [d.path for d in found]
     faces = pseudo_labels.shown(study, found)
     assert faces.dump is found[0] and faces.images.shape == (FACES, 16, 16, 3)
-    expected = train.setting.data("facs", None, size=16, options=found[0].config.dataset_options).faces.images
+    expected = loop.setting.data("facs", None, size=16, options=found[0].config.dataset_options).faces.images
     assert np.array_equal(faces.images[5].transpose(2, 0, 1), expected[5])
     assert pseudo_labels.beside(found, faces) == found
 
@@ -220,7 +221,7 @@ def test_faces_that_are_others_by_now_are_not_shown(study, found):
 
 
 def test_without_data_drawn_faces_stand_in_and_the_study_is_not_run(tmp_path):
-    study = sweep.load_profile("fer2013", data_root=tmp_path / "absent", results=tmp_path / "results")
+    study = profiles.load("fer2013", data_root=tmp_path / "absent", results=tmp_path / "results")
     own = pseudo_labels.of(study, study.runs(["sitfer"]))
     assert own == []
     faces = pseudo_labels.shown(study, own)
@@ -348,9 +349,9 @@ def test_explorer_with_no_face_to_show(open_one):
 
 def test_without_ipywidgets_the_figure_stays(study, found, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    monkeypatch.delitem(sys.modules, "fercore.pages.explorer")
+    monkeypatch.delitem(sys.modules, "fercore.report.explorer")
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    anew = importlib.import_module("fercore.pages.explorer")
+    anew = importlib.import_module("fercore.report.explorer")
     assert anew.show(pseudo_labels.shown(study, found), plt.figure()) is None
 
 

@@ -10,14 +10,16 @@ import yaml
 from typer.testing import CliRunner
 
 import fercore
-from fercore import claims, paths, records, sweep
-from fercore.datasets import NAMES
+from fercore import files, paths
+from fercore.analysis import claims
+from fercore.data import NAMES
 from fercore.errors import UserError
-from fercore.pages import choices, readme
+from fercore.report import choices, readme
+from fercore.study import profiles, records
 
-STUDY = sweep.load_profile(readme.STUDY)
+STUDY = profiles.load(readme.STUDY)
 MADE = readme.pages()
-FOLDERS = ("", "params", "fercore/datasets")
+FOLDERS = ("", "params", "fercore/data")
 PAGES = sorted(file for folder in FOLDERS for file in (paths.ROOT / folder).glob("*.md"))
 
 
@@ -33,7 +35,7 @@ def runs(method, *accuracies, **changes):
     for seed, accuracy in enumerate(accuracies):
         config = next(c for c in STUDY.runs([method], [2000]) if c.seed == seed).to_dict() | changes
         record = synthetic.run(method, seed, accuracy=accuracy)
-        out.append({**record, "config": config, "key": records.key_of(config)})
+        out.append({**record, "config": config, "key": files.key_of(config)})
     return out
 
 
@@ -184,11 +186,11 @@ def test_commands_on_a_page_exist(page):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_for_each_data_set(name):
-    text = (paths.ROOT / f"fercore/datasets/{name}.md").read_text("utf-8")
+    text = (paths.ROOT / f"fercore/data/{name}.md").read_text("utf-8")
     for part in ("Where, and on which terms", "Layout", "Check", "Traps"):
         assert f"\n## {part}\n" in text, f"{name}: {part}"
     assert f"python -m fercore data {name}" in text
-    if layout := getattr(import_module(f"fercore.datasets.{name}"), "LAYOUT", None):
+    if layout := getattr(import_module(f"fercore.data.{name}"), "LAYOUT", None):
         for place in re.findall(r"[\w-]*(?:[/_.][\w-]+)+", layout):  # the loader's own folders and files
             assert place.strip("/") in text, f"{name}: {place}"
 

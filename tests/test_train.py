@@ -16,21 +16,24 @@ import pytest
 import torch
 import toy
 
-from fercore import checkpoint, metrics, paths, records, train
+from fercore import files, paths
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.fusion import fuse
-from fercore.methods import METHODS, Step, adacm, sitfer
-from fercore.randomness import batch_indices, generator
+from fercore.methods import METHODS, adacm, sitfer
+from fercore.methods.api import Step
+from fercore.study import records
+from fercore.training import checkpoint, loop, metrics
+from fercore.training.rng import batch_indices, generator
 
 
 def run(config, root, results, **options):
-    return train.run(config, data_root=root, results=results, device="cpu", progress=False, **options)
+    return loop.run(config, data_root=root, results=results, device="cpu", progress=False, **options)
 
 
 def set_up(config, root, tmp_path):
-    return train.set_up(config, root, tmp_path, "cpu")
+    return loop.set_up(config, root, tmp_path, "cpu")
 
 
 def leftovers(results):
@@ -44,7 +47,7 @@ def leftovers(results):
 def test_ema_as_a_loop_with_its_warm_up():
     torch.manual_seed(0)
     model = ImageEncoder("toy", 3)
-    ema = train.EMA(model, 0.9)
+    ema = loop.EMA(model, 0.9)
     expected = {k: v.clone() for k, v in model.state_dict().items()}
     for step in range(100):
         for value in model.state_dict().values():
@@ -65,7 +68,7 @@ def test_ema_as_a_loop_with_its_warm_up():
 
 def test_ema_switched_off_is_the_model_itself():
     model = ImageEncoder("toy", 3)
-    ema = train.EMA(model, 0.0)
+    ema = loop.EMA(model, 0.0)
     model.classifier.weight.data += 1
     ema.update(model, 50)
     assert all(torch.equal(a, b) for a, b in zip(ema.model.state_dict().values(), model.state_dict().values()))
@@ -73,7 +76,7 @@ def test_ema_switched_off_is_the_model_itself():
 
 
 def test_tally_as_a_loop():
-    tally, seen = train.Tally(), []
+    tally, seen = loop.Tally(), []
     for seed in range(3):
         g = torch.Generator().manual_seed(seed)
         levels = {name: torch.randn(5, 3, generator=g).softmax(1) for name in ("semantic", "text")}
@@ -99,7 +102,7 @@ def test_tally_as_a_loop():
 
 
 def test_tally_without_a_kept_face():
-    tally = train.Tally()
+    tally = loop.Tally()
     p = torch.full((4, 3), 1 / 3)
     zero = torch.zeros(())
     tally.add(Step(zero, {"labelled": zero}, p, torch.zeros(4, dtype=torch.bool), {"semantic": p}), torch.arange(4) % 3)
@@ -142,7 +145,7 @@ def test_one_view_more_does_not_shift_the_labelled_batches(toy_root, tmp_path, m
         if views:
             monkeypatch.setattr(sitfer, "VIEWS", views)
         training = set_up(toy.config(name), toy_root, tmp_path)
-        batches[name] = [train.make_batch(training, step) for step in range(4)]
+        batches[name] = [loop.make_batch(training, step) for step in range(4)]
     for (one, _), (two, hidden), (three, _) in zip(*batches.values()):
         assert torch.equal(one.labelled, two.labelled) and torch.equal(one.labelled, three.labelled)
         assert torch.equal(one.labels, three.labels) and torch.equal(one.labelled_slots, three.labelled_slots)
@@ -155,7 +158,7 @@ def test_one_view_more_does_not_shift_the_labelled_batches(toy_root, tmp_path, m
 def test_slots_are_positions_in_the_pool(toy_root, tmp_path):
     training = set_up(toy.config(), toy_root, tmp_path)
     for step in range(6):
-        batch, hidden = train.make_batch(training, step)
+        batch, hidden = loop.make_batch(training, step)
         pool, labels = training.data.pool, training.data.faces.labels
         assert batch.labels.tolist() == labels[pool[batch.labelled_slots]].tolist()
         assert hidden.tolist() == labels[pool[batch.unlabelled_slots]].tolist()
@@ -168,12 +171,12 @@ def test_slots_are_positions_in_the_pool(toy_root, tmp_path):
 
 def test_evaluation_is_of_the_averaged_model_and_reports_the_best_apart(toy_root, tmp_path, monkeypatch):
     training = set_up(toy.config("sitfer", ema=0.9), toy_root, tmp_path)
-    train.prepare(training)
+    loop.prepare(training)
     for step in range(4):
-        train.train_step(training, step)
+        loop.train_step(training, step)
     rows = training.data.test
-    alone, fused = train.evaluate(training, rows)
-    x = train.augment.centre(torch.from_numpy(np.ascontiguousarray(training.data.faces.images[rows])), toy.SIZE)
+    alone, fused = loop.evaluate(training, rows)
+    x = loop.augment.centre(torch.from_numpy(np.ascontiguousarray(training.data.faces.images[rows])), toy.SIZE)
     output = training.ema.model(x)
     assert torch.allclose(alone, output.logits.softmax(1), atol=1e-6)
     levels = sitfer.levels(training.ema.model, output, training.state, training.options)
@@ -194,13 +197,13 @@ def test_best_last_and_selected(toy_root, tmp_path, monkeypatch):
         accuracy = scores[turn["of"]][step]
         return {"step": step, "accuracy": accuracy, "macro_f1": accuracy, "ece": 0.0, "recall": [], "confusion": []}
 
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     monkeypatch.setattr(metrics, "evaluation", evaluation)
     for step in range(6):
         training.step = step
         training.tally.add(Step(torch.zeros(()), {"labelled": torch.zeros(())}), None)
-        train.log_evaluation(training)
-    out = train.summary(training)
+        loop.log_evaluation(training)
+    out = loop.summary(training)
     assert out["fused"] is None
     head = out["classifier"]
     assert head["last"]["step"] == 5 and head["best_on_test"]["step"] == 1  # the first of equals
@@ -237,7 +240,7 @@ def test_loss_falls(whole):
 def test_record_holds_what_it_should(whole, toy_root):
     record, results = whole
     config = toy.config(steps=30, evaluations=6)
-    assert records.read(results / "records.jsonl") == [json.loads(records.canonical(record))]
+    assert records.read(results / "records.jsonl") == [json.loads(files.canonical(record))]
     assert record["key"] == config.key and record["config"] == config.to_dict()
     assert record["kind"] == "run" and record["status"] == "finished"
     assert record["data"]["train"] == 48 and record["data"]["test"] == 18
@@ -259,13 +262,13 @@ def test_record_holds_what_it_should(whole, toy_root):
         assert record["metrics"][head]["mean_last5"]["accuracy"] == pytest.approx(mean, abs=1e-5)
     provenance = record["provenance"]
     assert {"commit", "dirty", "source", "versions", "device", "threads", "precision", "seconds"} <= set(provenance)
-    assert str(toy_root) not in records.canonical(record)
+    assert str(toy_root) not in files.canonical(record)
     assert leftovers(results) == []  # the checkpoint goes when the record is there
 
 
 def test_a_finished_run_is_not_trained_again(whole, toy_root, monkeypatch):
     record, results = whole
-    monkeypatch.setattr(train, "set_up", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "set_up", lambda *args: pytest.fail("trained again"))
     assert run(toy.config(steps=30, evaluations=6), toy_root, results) == record
 
 
@@ -293,9 +296,9 @@ def test_hidden_labels_never_change_the_loss(toy_root, tmp_path):
             labels[rows] = labels[rows].roll(5)
             assert not torch.equal(labels, training.labels)
             training.labels = labels
-        train.prepare(training)
+        loop.prepare(training)
         for step in range(8):
-            train.train_step(training, step)
+            loop.train_step(training, step)
         ends.append((training.model.state_dict(), training.state.state_dict(), training.tally.read()))
     for a, b in zip(ends[0][:2], ends[1][:2]):
         assert all(torch.equal(a[k], b[k]) for k in a)
@@ -307,10 +310,10 @@ def test_hidden_labels_never_change_the_loss(toy_root, tmp_path):
 def test_training_takes_in_no_test_face(toy_root, tmp_path, monkeypatch):
     training = set_up(toy.config(), toy_root, tmp_path)
     reached = set()
-    plain = train.gather
-    monkeypatch.setattr(train, "gather", lambda run, rows: reached.update(rows.tolist()) or plain(run, rows))
+    plain = loop.gather
+    monkeypatch.setattr(loop, "gather", lambda run, rows: reached.update(rows.tolist()) or plain(run, rows))
     for step in range(10):
-        train.make_batch(training, step)
+        loop.make_batch(training, step)
     assert reached and not reached & set(training.data.test.tolist())
 
 
@@ -332,21 +335,21 @@ def test_refresh_is_called_after_each_epoch(steps, epochs, calls, toy_root, tmp_
     at = []
     monkeypatch.setattr(adacm, "refresh", lambda *args: at.append(training.step))
     for training.step in range(1, steps + 1):
-        train.refresh(training)
+        loop.refresh(training)
     assert len(at) == calls and at[-1] == steps and max(b - a for a, b in zip([0, *at], at)) <= -(-steps // calls)
 
 
 def test_refresh_sees_all_labelled_faces_plainly_through_the_averaged_model(toy_root, tmp_path, monkeypatch):
     training = set_up(toy.config("adacm", ema=0.9, options={"epochs": 1}), toy_root, tmp_path)
     for step in range(3):
-        train.train_step(training, step)
+        loop.train_step(training, step)
     got = []
     monkeypatch.setattr(adacm, "refresh", lambda encode, *rest: got.extend((encode(), *rest)))
     training.step = training.config.steps
-    train.refresh(training)
+    loop.refresh(training)
     output, slots, labels, state, options = got
     rows = training.data.pool[training.split.labelled]
-    images = train.augment.centre(torch.from_numpy(np.ascontiguousarray(training.data.faces.images[rows])), toy.SIZE)
+    images = loop.augment.centre(torch.from_numpy(np.ascontiguousarray(training.data.faces.images[rows])), toy.SIZE)
     assert torch.equal(output.logits, training.ema.model(images).logits) and not output.logits.requires_grad
     assert slots.tolist() == training.split.labelled.tolist()
     assert labels.tolist() == training.data.faces.labels[rows].tolist()
@@ -355,10 +358,10 @@ def test_refresh_sees_all_labelled_faces_plainly_through_the_averaged_model(toy_
 
 def test_parameters_of_the_state_are_trained_and_checkpointed(toy_root, tmp_path):
     training = set_up(toy.config("remixmatch"), toy_root, tmp_path)
-    train.prepare(training)
+    loop.prepare(training)
     before = training.state.angle.weight.clone()
     for step in range(3):
-        train.train_step(training, step)
+        loop.train_step(training, step)
     saved = copy.deepcopy(training.state_dict())
     assert not torch.equal(training.state.angle.weight, before)
     assert {"angle.weight", "alignment.means", "alignment.target"} <= set(saved["state"])
@@ -366,7 +369,7 @@ def test_parameters_of_the_state_are_trained_and_checkpointed(toy_root, tmp_path
     assert torch.equal(again.state.angle.weight, before)  # of the seed alone
     again.load_state_dict(saved)
     for run_ in (training, again):
-        train.train_step(run_, 3)
+        loop.train_step(run_, 3)
     assert torch.equal(again.state.angle.weight, training.state.angle.weight)  # and so its moments were there
     other = set_up(toy.config("remixmatch", seed=1), toy_root, tmp_path)
     assert not torch.equal(other.state.angle.weight, before)
@@ -383,7 +386,7 @@ def test_resumed_anywhere_a_run_ends_in_the_same_record(method, toy_root, tmp_pa
     options = {"epochs": 5} if method in ("adacm", "lion") else {}
     config = toy.config(method, steps=10, evaluations=5, labels=12, validation=0.25, options=options)
     expected = run(config, toy_root, tmp_path / "whole")
-    plain = train.train_step
+    plain = loop.train_step
     thorough = method in ("supervised", "fixmatch", "sitfer")
     for stop, every in ((4, 3), (7, 2), (10, 3), (1, 5)) if thorough else ((7, 2),):
         results = tmp_path / f"stopped{stop}"
@@ -393,12 +396,12 @@ def test_resumed_anywhere_a_run_ends_in_the_same_record(method, toy_root, tmp_pa
             if step + 1 == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(train, "train_step", interrupted)
+        monkeypatch.setattr(loop, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(config, toy_root, results, checkpoint_every=every)
         assert records.read(results / "records.jsonl") == []
         assert leftovers(results) == ([f"{config.key}.pt"] if stop > every else [])
-        monkeypatch.setattr(train, "train_step", plain)
+        monkeypatch.setattr(loop, "train_step", plain)
         assert toy.content(run(config, toy_root, results, checkpoint_every=every)) == toy.content(expected)
         assert leftovers(results) == []
 
@@ -415,7 +418,7 @@ def test_stopped_between_the_last_step_and_the_record(toy_root, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(config, toy_root, tmp_path / "stopped")
     monkeypatch.setattr(records, "append", append)
-    monkeypatch.setattr(train, "train_step", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train_step", lambda *args: pytest.fail("trained again"))
     assert toy.content(run(config, toy_root, tmp_path / "stopped")) == toy.content(expected)
 
 
@@ -491,7 +494,7 @@ def test_killed_for_real_and_started_again(toy_root, tmp_path):
     record = json.loads(done.stdout.splitlines()[-1])
     assert [record] == records.read(results / "records.jsonl")
     expected = run(config, toy_root, tmp_path / "whole")
-    assert toy.content(record) == toy.content(json.loads(records.canonical(expected)))
+    assert toy.content(record) == toy.content(json.loads(files.canonical(expected)))
 
 
 # Bad input
@@ -566,18 +569,18 @@ def test_key_is_of_the_configuration_alone():
 
 
 def test_devices(monkeypatch):
-    from fercore import setting
+    from fercore.training import devices
 
     with pytest.raises(UserError, match="device: 'gpu' is unknown"):
-        setting.device("gpu")
+        devices.choose("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert setting.device() == torch.device("cpu")
+    assert devices.choose() == torch.device("cpu")
     with pytest.raises(UserError, match="no CUDA device"):
-        setting.device("cuda:0")
+        devices.choose("cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     # As tensors report it: else every batch would be taken for a host tensor.
-    assert setting.device() == setting.device("cuda") == torch.device("cuda:0")
+    assert devices.choose() == devices.choose("cuda") == torch.device("cuda:0")
 
 
 COMPILED = """

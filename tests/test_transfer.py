@@ -9,9 +9,12 @@ import torch
 import yaml
 from test_cli import call, refused  # noqa: F401  (fixtures)
 
-from fercore import checkpoint, claims, records, setting, sweep, train, transfer
+from fercore import files
+from fercore.analysis import claims, tables
+from fercore.data import prepare
 from fercore.errors import UserError
-from fercore.pages import report
+from fercore.study import profiles, records, sweep, transfer
+from fercore.training import checkpoint, loop
 
 GIVEN = {
     "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
@@ -26,7 +29,7 @@ def profile(tmp_path_factory):
     """A YAML whose runs are finished and kept, in the folder results beside it."""
     path = tmp_path_factory.mktemp("transfer") / "toy.yaml"
     path.write_text(yaml.safe_dump(GIVEN))
-    study = sweep.load_profile(path, results=path.parent / "results")
+    study = profiles.load(path, results=path.parent / "results")
     sweep.complete(study, device="cpu", keep_weights=True, progress=False)
     return path
 
@@ -34,12 +37,12 @@ def profile(tmp_path_factory):
 @pytest.fixture
 def study(profile, tmp_path):
     """The same, in a folder that may be changed."""
-    made = sweep.load_profile(profile, results=profile.parent / "results")
+    made = profiles.load(profile, results=profile.parent / "results")
     for file in (made.records, *(made.results / "weights").iterdir()):
         copy = tmp_path / "results" / file.relative_to(made.results)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
-    return sweep.load_profile(profile, results=tmp_path / "results")
+    return profiles.load(profile, results=tmp_path / "results")
 
 
 def go(study, target, root=None):
@@ -54,7 +57,7 @@ def test_on_the_set_itself_it_is_the_last_evaluation_of_the_run(study):
     assert (made, absent, len(found)) == (4, [], 4)
     runs = records.finished(records.read(study.records))
     for record in found:
-        last = runs[records.key_of(record["config"]["run"])]["metrics"]["classifier"]["last"]
+        last = runs[files.key_of(record["config"]["run"])]["metrics"]["classifier"]["last"]
         assert {k: record["metrics"][k] for k in ("accuracy", "macro_f1", "recall")} == {
             k: last[k] for k in ("accuracy", "macro_f1", "recall")
         }
@@ -76,7 +79,7 @@ def test_the_record(study, toy_root):
 def test_only_shared_classes_count(study, toy_root):
     """Against a loop over faces: argmax among the three classes of the other set, in our order."""
     *_, found = go(study, transfer.Target("own", {}), toy_root)
-    data = setting.data("own", toy_root, size=24, options={})
+    data = prepare.prepare("own", toy_root, size=24, options={})
     for config, record in zip(study.runs(), found):
         kept = checkpoint.load(transfer.weights(study.results, config.key), torch.device("cpu"))["model"]
         z = transfer.logits(transfer.classifier(config, 7, kept), data, data.test, 24)
@@ -94,7 +97,7 @@ def test_only_shared_classes_count(study, toy_root):
 def test_faces_of_other_classes_are_left_out(study, toy_root):
     """A source of three classes, tested on seven: 15 of 35 faces remain."""
     config = replace(study.runs()[0], dataset="own", dataset_options={}, labels=9)
-    train.run(config, data_root=toy_root, results=study.results, device="cpu", keep_weights=True, progress=False)
+    loop.run(config, data_root=toy_root, results=study.results, device="cpu", keep_weights=True, progress=False)
     transfer.run(SAME, results=study.results, runs=[config], device="cpu", progress=False)
     made = records.read(study.records)[-1]
     assert made["metrics"]["n"] == 15 and sorted(made["metrics"]["classes"]) == ["anger", "happiness", "neutral"]
@@ -147,9 +150,9 @@ def test_other_records_do_not_notice(study, tmp_path):
     go(study, SAME)
     both = records.read(study.records)
     assert len(both) == len(runs) + 4 and sweep.missing(study) == []
-    assert report.runs(both) == report.runs(runs)
-    assert report.provenance(both) == report.provenance(runs)
-    assert [r for r in report.of(both, study.runs()) if r["kind"] != "transfer"] == report.of(runs, study.runs())
+    assert tables.runs(both) == tables.runs(runs)
+    assert tables.provenance(both) == tables.provenance(runs)
+    assert [r for r in tables.of(both, study.runs()) if r["kind"] != "transfer"] == tables.of(runs, study.runs())
     made_up = synthetic.study() + both[len(runs) :]
     for claim in claims.load():
         assert claims.compare(claim, made_up) == claims.compare(claim, synthetic.study())

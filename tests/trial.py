@@ -4,8 +4,9 @@ import torch
 import toy
 
 from fercore.encoders import ImageEncoder
-from fercore.methods import Batch, Context, Step, resolve, views
-from fercore.optimisers import Adam
+from fercore.methods import resolve, views
+from fercore.methods.api import Batch, Context, Step
+from fercore.training.optimisers import Adam
 
 K, SLOTS = len(toy.CLASSES), 30
 

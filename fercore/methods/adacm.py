@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from fercore.encoders import ImageEncoder
 from fercore.losses import info_nce, masked_mean
-from fercore.methods import Batch, Context, Encode, Step
+from fercore.methods.api import Batch, Context, Encode, Step
 
+NAME, FAMILY = "Ada-CM", "faces"
 VIEWS = {"weak": 2, "strong": 1}
 
 

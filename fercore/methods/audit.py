@@ -30,8 +30,10 @@ from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.fusion import fuse, similarity
 from fercore.losses import kept_mean, masked_mean, soft_cross_entropy
-from fercore.methods import Batch, Context, Step, sitfer
+from fercore.methods import sitfer
+from fercore.methods.api import Batch, Context, Step
 
+NAME, FAMILY = "SIT-FER as released", "SIT-FER"
 VIEWS = sitfer.VIEWS
 POINTS = (
     "logits", "max", "unaligned", "hard", "weights", "selected", "cosine", "overwrite", "fixed", "dropout", "threshold",

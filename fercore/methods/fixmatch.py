@@ -1,8 +1,8 @@
 """FixMatch (Sohn et al. 2020).
 
-    q_u = softmax(g(w(u))), no gradient
-    L_u = (1/m) sum_u 1[max q_u >= tau] H(onehot(argmax q_u), p(s(u)))
-    L   = L_s + lambda_u L_u
+q_u = softmax(g(w(u))), no gradient
+L_u = (1/m) sum_u 1[max q_u >= tau] H(onehot(argmax q_u), p(s(u)))
+L   = L_s + lambda_u L_u
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
-from fercore.methods import Batch, Step
+from fercore.methods.api import Batch, Step
 
+NAME, FAMILY = "FixMatch", "threshold"
 VIEWS = {"weak": 1, "strong": 1}
 
 

@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
 from fercore.memory import last_of
-from fercore.methods import Batch, Context, Step
+from fercore.methods.api import Batch, Context, Step
 
+NAME, FAMILY = "FlexMatch", "threshold"
 VIEWS = {"weak": 1, "strong": 1}
 
 

@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean, relative, shares
-from fercore.methods import Batch, Context, Step
+from fercore.methods.api import Batch, Context, Step
 
+NAME, FAMILY = "FreeMatch", "threshold"
 VIEWS = {"weak": 1, "strong": 1}
 
 

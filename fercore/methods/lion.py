@@ -20,8 +20,10 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from fercore.encoders import ImageEncoder
 from fercore.losses import kept_mean, masked_mean, soft_cross_entropy
-from fercore.methods import Batch, Context, Encode, Step, adacm
+from fercore.methods import adacm
+from fercore.methods.api import Batch, Context, Encode, Step
 
+NAME, FAMILY = "LION-style, reconstructed", "faces"
 VIEWS = {"weak": 2, "strong": 1}
 
 

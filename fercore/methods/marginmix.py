@@ -20,10 +20,11 @@ from fercore.encoders import ImageEncoder
 from fercore.fusion import sharpen
 from fercore.losses import soft_cross_entropy
 from fercore.memory import Centroids
-from fercore.methods import Batch, Context, Encode, Step
+from fercore.methods.api import Batch, Context, Encode, Step
 from fercore.mixing import mixup_views
 from fercore.schedules import ramp
 
+NAME, FAMILY = "MarginMix, reconstructed", "mixing"
 VIEWS = {"weak": 2, "strong": 0}
 
 

@@ -20,10 +20,11 @@ from torch.nn.functional import mse_loss
 from fercore.encoders import ImageEncoder
 from fercore.fusion import sharpen
 from fercore.losses import soft_cross_entropy
-from fercore.methods import Batch, Step
+from fercore.methods.api import Batch, Step
 from fercore.mixing import mixup_views
 from fercore.schedules import ramp
 
+NAME, FAMILY = "MixMatch", "mixing"
 VIEWS = {"weak": 2, "strong": 0}
 
 

@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
-from fercore.methods import Batch, Step
+from fercore.methods.api import Batch, Step
 from fercore.schedules import ramp
 
+NAME, FAMILY = "Pseudo-Labeling", "consistency"
 VIEWS = {"weak": 1, "strong": 0}
 
 

@@ -21,9 +21,11 @@ from fercore.augment import quarter_turns
 from fercore.encoders import ImageEncoder
 from fercore.fusion import MarginalAlignment, sharpen
 from fercore.losses import soft_cross_entropy
-from fercore.methods import Batch, Context, Encode, Step
+from fercore.methods.api import Batch, Context, Encode, Step
 from fercore.mixing import mixup_views
 from fercore.schedules import ramp
+
+NAME, FAMILY = "ReMixMatch", "mixing"
 
 
 @dataclass(frozen=True)

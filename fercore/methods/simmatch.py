@@ -22,8 +22,9 @@ from fercore.encoders import ImageEncoder
 from fercore.fusion import DistributionAlignment
 from fercore.losses import masked_mean, soft_cross_entropy
 from fercore.memory import InstanceMemory
-from fercore.methods import Batch, Context, Encode, Step
+from fercore.methods.api import Batch, Context, Encode, Step
 
+NAME, FAMILY = "SimMatch", "memory"
 VIEWS = {"weak": 1, "strong": 1}
 
 

@@ -1,13 +1,13 @@
 """SIT-FER (Ding et al. 2025, arXiv 2503.18463). Equation numbers are the paper's.
 
-    L_s    = (1/B) sum_b H(y_b, p_b)                                                             (1)
-    s_bk   = cos(f_b, t_k),   p^t_b = softmax(s_b / T),   L_t = (1/B) sum_b H(y_b, p^t_b)      (2-4)
-    p_text = softmax(cos(f_u, t_k) / T)                                                          (5)
-    q_ui   = softmax_i(cos(z_u, m_i) / T'),   p_ins,k = sum over slots i of class k of q_ui   (6, 7)
-    p_hat  = (p_sem + p_text + p_ins) / 3                                                        (8)
-    L_u    = (1/m) sum_u 1[max DA(p_hat_u) > tau] H(DA(p_hat_u), p_u^strong)                     (9)
-    m_i   <- alpha m_i + (1 - alpha) z_i                                                        (10)
-    L      = L_s + lambda_1 L_t + lambda_2 L_u                                                  (11)
+L_s    = (1/B) sum_b H(y_b, p_b)                                                             (1)
+s_bk   = cos(f_b, t_k),   p^t_b = softmax(s_b / T),   L_t = (1/B) sum_b H(y_b, p^t_b)      (2-4)
+p_text = softmax(cos(f_u, t_k) / T)                                                          (5)
+q_ui   = softmax_i(cos(z_u, m_i) / T'),   p_ins,k = sum over slots i of class k of q_ui   (6, 7)
+p_hat  = (p_sem + p_text + p_ins) / 3                                                        (8)
+L_u    = (1/m) sum_u 1[max DA(p_hat_u) > tau] H(DA(p_hat_u), p_u^strong)                     (9)
+m_i   <- alpha m_i + (1 - alpha) z_i                                                        (10)
+L      = L_s + lambda_1 L_t + lambda_2 L_u                                                  (11)
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,9 @@ from fercore.errors import UserError
 from fercore.fusion import DistributionAlignment, fuse, similarity, similarity_softmax
 from fercore.losses import masked_mean, soft_cross_entropy
 from fercore.memory import VOTES, InstanceMemory
-from fercore.methods import Batch, Context, Encode, Step
+from fercore.methods.api import Batch, Context, Encode, Step
 
+NAME, FAMILY = "SIT-FER", "SIT-FER"
 VIEWS = {"weak": 1, "strong": 1}
 
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fercore.encoders import ImageEncoder
-from fercore.methods import Batch, Step
+from fercore.methods.api import Batch, Step
 
+NAME, FAMILY = "Labels only", "labels"
 VIEWS = {"weak": 0, "strong": 0}
 
 

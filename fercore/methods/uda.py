@@ -16,9 +16,10 @@ from torch.nn.functional import cross_entropy, kl_div
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.losses import kept_mean, masked_mean
-from fercore.methods import Batch, Step
+from fercore.methods.api import Batch, Step
 from fercore.schedules import SIGNALS, training_signal
 
+NAME, FAMILY = "UDA", "consistency"
 VIEWS = {"weak": 1, "strong": 1}
 
 

@@ -1,0 +1,1 @@
+"""What records say: DataFrames in, DataFrames out. It draws nothing and prints nothing."""

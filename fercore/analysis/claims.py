@@ -1,0 +1,407 @@
+"""The published numbers, read from params/claims.yaml, and what our records say to them.
+
+The rule, written here and nowhere else. Measured is the classifier's accuracy (or macro F1, where the claim is about
+it) on the test split, mean of the last five evaluations, in percent. Two runs are a pair when their configurations
+differ in the compared thing alone: same seed, same split, same start, same steps.
+
+direction   "b is above a". Over the n pairs: gain = mean(b - a), error = std(b - a) / sqrt(n), and
+            needed = t(n) * error, with t the one-sided 95 % quantile of Student's distribution.
+              reproduced      gain > 0 and gain > needed (n >= 2)
+              partly          gain > 0 otherwise; one pair alone is never more than this
+              not reproduced  gain <= 0
+value       a cell of a table, on its own data set and budget. With margin = |our mean - value| and
+            tolerance = published spread + needed (needed = 0 for n = 1):
+              reproduced      margin <= tolerance (n >= 2)
+              partly          margin <= 2 * tolerance, or n = 1 and margin <= tolerance
+              not reproduced  otherwise
+An ordering of several rows is one direction for each step, as is each of several pairs; every budget counts on its
+own. Parts that agree give the state, parts that differ give "partly". No pair at all: "not run".
+
+A direction may be tested on other faces than the paper's: the comparison carries the data set it was tested on. A
+value never is.
+"""
+
+import functools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fercore import paths
+from fercore.config import Run
+from fercore.errors import UserError
+from fercore.files import canonical
+from fercore.study.records import alike
+
+REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run"
+STATES = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
+
+# What a row of a table is where its claim does not say otherwise: a run with another constant or another wording of
+# the prompt belongs to an ablation, and never to the main row.
+PLAIN = {"options": {}, "prompt": Run.prompt}
+
+# One-sided 95 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom; the normal's beyond.
+T95 = (
+    6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753,
+    1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How records answer a claim: `order` lists what a run's config must say, each entry above the one before it.
+
+    An entry that names no `options` and no `prompt` means the plain ones. `steps` are the (below, above) of the order,
+    or those that were given instead as pairs. With `levels`, the order is that of pseudo-label levels inside the runs
+    of the one entry. `dataset` and `labels` are None where any will do.
+    """
+
+    notebook: str
+    order: tuple[Mapping[str, Any], ...]
+    levels: tuple[str, ...] = ()
+    dataset: str | None = None
+    labels: int | None = None
+    pairs: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+
+    @property
+    def steps(self) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
+        """What is below what, one direction each."""
+        return self.pairs or tuple(pairwise(self.order))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published number ("value") or one published statement ("direction"). Numbers are in `units`."""
+
+    id: str
+    paper: str
+    table: str
+    kind: str
+    says: str
+    row: str | None = None
+    column: str | None = None
+    dataset: str | None = None
+    labels: int | None = None
+    metric: str = "accuracy"
+    value: float | None = None
+    spread: float | None = None
+    units: str = "%"
+    gains: tuple[tuple[str, float], ...] = ()  # (column, points) of a direction, computed from the table's cells
+    stated: tuple[tuple[str, float], ...] = ()  # the same as the paper's text prints them
+    caveat: str = ""
+    reproduced_by: Rule | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One direction or one value, on one data set and budget: `above` minus `below` in points, and the state."""
+
+    above: str
+    below: str
+    dataset: str
+    labels: int
+    differences: tuple[float, ...]
+    gain: float
+    error: float | None
+    needed: float | None
+    state: str
+
+    @property
+    def n(self) -> int:
+        return len(self.differences)
+
+
+def load(path: Path | None = None) -> list[Claim]:
+    """All claims, in the file's order. Raises UserError naming file, entry and key where something is off."""
+    path = paths.PARAMS / "claims.yaml" if path is None else path
+    return list(_parse(path, _text(path))[1])
+
+
+def papers(path: Path | None = None) -> dict[str, dict]:
+    """The papers of the file: key -> title, source, read."""
+    path = paths.PARAMS / "claims.yaml" if path is None else path
+    return dict(_parse(path, _text(path))[0])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+@functools.cache
+def _parse(path: Path, content: str) -> tuple[dict, list[Claim]]:
+    try:
+        data = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    _keys(path, "the file", data, need={"papers", "tables", "statements"})
+    for name, paper in data["papers"].items():
+        _keys(path, f"papers: {name}", paper, need={"title", "source", "read"})
+    out: list[Claim] = []
+    for table in data["tables"]:
+        out += _cells(path, table, data["papers"])
+    cells = {claim.id: claim for claim in out}
+    for entry in data["statements"]:
+        out.append(_statement(path, entry, data["papers"], cells))
+    ids = [claim.id for claim in out]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise UserError(f"{path}: id {twice[0]!r} is used twice")
+    return data["papers"], out
+
+
+def published(table: str, row: str, column: str) -> Claim:
+    """A cell of a published table, e.g. published("sit-fer/II", "sitfer", "rafdb/100"). Raises UserError."""
+    return find(f"{table} {row} {column}")
+
+
+def find(id: str) -> Claim:
+    """The claim of that id. Raises UserError with this paper's statements where there is none."""
+    claims = load()
+    for claim in claims:
+        if claim.id == id:
+            return claim
+    near = [c.id for c in claims if c.id.split("/")[0] == id.split("/")[0] and c.kind == "direction"]
+    raise UserError(f"claims: there is no {id!r}; this paper's statements are {', '.join(near) or 'not in the file'}")
+
+
+# What the records say
+
+
+def state(claim: Claim, records: Iterable[Mapping]) -> str:
+    """reproduced, partly, not reproduced or not run: the rule at the top of this file."""
+    return combine([c.state for c in compare(claim, records)])
+
+
+def combine(states: Sequence[str]) -> str:
+    """One state for several: theirs where they agree, "partly" where they do not, "not run" where there is none."""
+    seen = set(states) or {NOT_RUN}
+    return seen.pop() if len(seen) == 1 else PARTLY
+
+
+def compare(claim: Claim, records: Iterable[Mapping]) -> list[Comparison]:
+    """Every comparison that answers the claim: one for each step of its order, data set and budget in the records."""
+    rule = claim.reproduced_by
+    if rule is None:
+        return []
+    runs = [r for r in records if r["kind"] == "run" and r["status"] == "finished" and _on(r, rule)]
+    grounds = sorted({(r["config"]["dataset"], r["config"]["labels"]) for r in runs})
+    out: list[Comparison] = []
+    for dataset, labels in grounds:
+        here = [r for r in runs if (r["config"]["dataset"], r["config"]["labels"]) == (dataset, labels)]
+        if claim.kind == "value":
+            ours = [measure(r, claim.metric) for r in here if _matches(r, rule.order[0])]
+            found = [_value(claim, dataset, labels, ours)] if ours else []
+        elif rule.levels:
+            rows = [r for r in here if _matches(r, rule.order[0])]
+            steps = [(a, b, level_differences(rows, a, b)) for a, b in zip(rule.levels, rule.levels[1:])]
+            found = [judge(b, a, dataset, labels, d) for a, b, d in steps]
+        else:
+            steps = [(a, b, differences(here, a, b, claim.metric)) for a, b in rule.steps]
+            found = [judge(name(b), name(a), dataset, labels, list(d.values())) for a, b, d in steps]
+        # A budget at which nothing could be paired says nothing; a missing step of an ordering does.
+        if any(c.state != NOT_RUN for c in found):
+            out += found
+    return out
+
+
+def measure(record: Mapping, metric: str = "accuracy", head: str = "classifier", which: str = "mean_last5") -> float:
+    """A finished run's result in percent."""
+    return 100 * record["metrics"][head][which][metric]
+
+
+def apart(above: Mapping, below: Mapping, metric: str = "accuracy") -> float:
+    """Points of one finished run over another, of one start file where both were made from one (records.alike)."""
+    high, low = alike([above, below])
+    return measure(high, metric) - measure(low, metric)
+
+
+def differences(
+    records: Iterable[Mapping], below: Mapping[str, Any], above: Mapping[str, Any], metric: str = "accuracy"
+) -> dict[tuple[int, int], float]:
+    """Points of `above` over `below` for every pair of finished runs that differ in nothing else, by (split, seed)."""
+    records = list(records)
+    free = {"method", "options", *below, *above}
+    low = {_rest(r, free): r for r in records if _matches(r, below)}
+    high = {_rest(r, free): r for r in records if _matches(r, above)}
+    seeds = {
+        rest: (low[rest]["config"]["split_seed"], low[rest]["config"]["seed"]) for rest in low.keys() & high.keys()
+    }
+    both = sorted(seeds, key=seeds.__getitem__)
+    return {seeds[rest]: apart(high[rest], low[rest], metric) for rest in both}
+
+
+def level_differences(records: Iterable[Mapping], below: str, above: str) -> list[float]:
+    """Points by which one level is more often right than another: a mean over the last five evaluations per run."""
+    out = []
+    for record in records:
+        last = [h["level_accuracy"] for h in record["history"][-5:] if h.get("level_accuracy")]
+        gaps = [100 * (h[above] - h[below]) for h in last if h.get(above) is not None and h.get(below) is not None]
+        if gaps:
+            out.append(statistics.fmean(gaps))
+    return out
+
+
+def judge(above: str, below: str, dataset: str, labels: int, differences: Sequence[float]) -> Comparison:
+    """The rule for a direction."""
+    if not differences:
+        return Comparison(above, below, dataset, labels, (), math.nan, None, None, NOT_RUN)
+    gain, (error, needed) = statistics.fmean(differences), _error(differences)
+    verdict = NOT_REPRODUCED if gain <= 0 else REPRODUCED if needed is not None and gain > needed else PARTLY
+    return Comparison(above, below, dataset, labels, tuple(differences), gain, error, needed, verdict)
+
+
+def _value(claim: Claim, dataset: str, labels: int, ours: Sequence[float]) -> Comparison:
+    """The rule for a value."""
+    gaps = [x - claim.value for x in ours]
+    margin, (error, needed) = statistics.fmean(gaps), _error(ours)
+    tolerance = (claim.spread or 0) + (needed or 0)
+    inside = abs(margin) <= tolerance
+    if needed is None:
+        verdict = PARTLY if inside else NOT_REPRODUCED
+    else:
+        verdict = REPRODUCED if inside else PARTLY if abs(margin) <= 2 * tolerance else NOT_REPRODUCED
+    return Comparison(claim.says, "published", dataset, labels, tuple(gaps), margin, error, needed, verdict)
+
+
+def _error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Standard error of the mean, and t times it; None for a single value."""
+    n = len(values)
+    if n < 2:
+        return None, None
+    error = statistics.stdev(values) / math.sqrt(n)
+    return error, error * (T95[n - 2] if n - 2 < len(T95) else 1.645)
+
+
+def _matches(record: Mapping, wanted: Mapping[str, Any]) -> bool:
+    return all(record["config"].get(key, PLAIN.get(key)) == value for key, value in {**PLAIN, **wanted}.items())
+
+
+def _on(record: Mapping, rule: Rule) -> bool:
+    config = record["config"]
+    return rule.dataset in (None, config["dataset"]) and rule.labels in (None, config["labels"])
+
+
+def _rest(record: Mapping, free: set[str]) -> str:
+    return canonical({key: value for key, value in record["config"].items() if key not in free})
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """A row's short name: its method, or the fields that tell it apart, constants by name ("tau 0.6")."""
+    told = [value for key, value in row.items() if key != "method" or len(row) == 1]
+    pairs = [value.items() if isinstance(value, dict) else [(value,)] for value in told]
+    return " ".join(str(word) for items in pairs for item in items for word in item) or str(row["method"])
+
+
+# Reading the file
+
+
+def _keys(path: Path, where: str, entry: object, need: set[str], may: frozenset[str] = frozenset()) -> None:
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}, {where}: expected keys {', '.join(sorted(need))}")
+    if unknown := sorted(map(str, entry.keys() - need - may)):
+        raise UserError(f"{path}, {where}: unknown key {unknown[0]!r}; expected {', '.join(sorted(need | may))}")
+    if missing := sorted(need - entry.keys()):
+        raise UserError(f"{path}, {where}: key {missing[0]!r} is missing")
+
+
+def _paper(path: Path, where: str, entry: Mapping, papers: Mapping) -> None:
+    if entry["paper"] not in papers:
+        raise UserError(f"{path}, {where}: paper {entry['paper']!r} is not one of {', '.join(papers)}")
+
+
+def _row(path: Path, where: str, row: object) -> Mapping[str, Any]:
+    if isinstance(row, str):
+        return {"method": row}
+    if isinstance(row, dict) and "method" in row:
+        return row
+    raise UserError(f"{path}, {where}: {row!r} is not a method's name, nor config fields with a method")
+
+
+def _cells(path: Path, table: Mapping, papers: Mapping) -> list[Claim]:
+    where = f"tables: {table.get('id', '?')}" if isinstance(table, dict) else "tables"
+    need = {"id", "paper", "table", "metric", "units", "notebook", "columns", "rows"}
+    _keys(path, where, table, need, frozenset({"caveat"}))
+    _paper(path, where, table, papers)
+    out = []
+    for row, entry in table["rows"].items():
+        spot = f"{where}, row {row}"
+        _keys(path, spot, entry, {"name", "run", "values"})
+        if not isinstance(entry["values"], list) or len(entry["values"]) != len(table["columns"]):
+            raise UserError(f"{path}, {spot}: expected {len(table['columns'])} values, one for each column")
+        for (column, protocol), printed in zip(table["columns"].items(), entry["values"]):
+            _keys(path, f"{where}, column {column}", protocol, {"dataset", "labels"})
+            if printed is None:
+                continue
+            value, spread = _number(path, spot, printed)
+            rule = None
+            if entry["run"] is not None and table["notebook"] is not None:
+                rule = Rule(table["notebook"], (_row(path, spot, entry["run"]),), (), **protocol)
+            out.append(
+                Claim(
+                    id=f"{table['id']} {row} {column}", paper=table["paper"], table=table["table"], kind="value",
+                    says=entry["name"], row=row, column=column, dataset=protocol["dataset"], labels=protocol["labels"],
+                    metric=table["metric"], value=value, spread=spread, units=table["units"],
+                    caveat=table.get("caveat", ""), reproduced_by=rule,
+                )
+            )  # fmt: skip
+    return out
+
+
+def _number(path: Path, where: str, printed: object) -> tuple[float, float | None]:
+    parts = str(printed).split("±")
+    try:
+        value, *spread = (float(part) for part in parts)
+    except ValueError:
+        raise UserError(f"{path}, {where}: {printed!r} is not a number, nor value±spread") from None
+    return value, spread[0] if spread else None
+
+
+def _statement(path: Path, entry: Mapping, papers: Mapping, cells: Mapping[str, Claim]) -> Claim:
+    where = f"statements: {entry.get('id', '?')}" if isinstance(entry, dict) else "statements"
+    _keys(path, where, entry, {"id", "paper", "where", "says", "reproduced_by"}, frozenset({"gains", "caveat"}))
+    _paper(path, where, entry, papers)
+    rule, given = None, entry["reproduced_by"]
+    if given is not None:
+        spot = f"{where}, reproduced_by"
+        how = "pairs" if isinstance(given, dict) and "pairs" in given else "order"
+        _keys(path, spot, given, {"notebook", how}, frozenset({"levels", "dataset", "labels"}))
+        order, levels = tuple(_row(path, spot, row) for row in given.get("order", ())), tuple(given.get("levels", ()))
+        pairs = tuple(tuple(_row(path, spot, row) for row in pair) for pair in given.get("pairs", ()))
+        if any(len(pair) != 2 for pair in pairs):
+            raise UserError(f"{path}, {spot}: pairs: each is two rows, the lower first")
+        if not pairs and len(order) < 2 and len(levels) < 2:
+            raise UserError(f"{path}, {spot}: an order needs two rows, or one row and two levels")
+        rule = Rule(given["notebook"], order, levels, given.get("dataset"), given.get("labels"), pairs)
+    gains, metric = _gains(path, where, entry.get("gains"), cells)
+    stated = (entry.get("gains") or {}).get("stated", {})
+    return Claim(
+        id=entry["id"], paper=entry["paper"], table=entry["where"], kind="direction", says=entry["says"],
+        metric=metric, units="points", gains=gains, caveat=entry.get("caveat", ""), reproduced_by=rule,
+        stated=tuple((column, float(points)) for column, points in stated.items()),
+    )  # fmt: skip
+
+
+def _gains(path: Path, where: str, given: Mapping | None, cells: Mapping[str, Claim]):
+    """The published differences of two table rows, column by column, and the metric they are in."""
+    if given is None:
+        return (), "accuracy"
+    _keys(path, f"{where}, gains", given, {"above", "over"}, frozenset({"stated", "pairs"}))
+    columns = [c.column for c in cells.values() if c.id == f"{given['above']} {c.column}"]
+    pairs = given.get("pairs") or {column: column for column in columns}
+    out = []
+    for column, other in pairs.items():
+        above, over = cells.get(f"{given['above']} {column}"), cells.get(f"{given['over']} {other}")
+        if above is None or over is None:
+            absent = f"{given['above']} {column}" if above is None else f"{given['over']} {other}"
+            raise UserError(f"{path}, {where}, gains: there is no cell {absent!r}")
+        out.append((column, round(above.value - over.value, 2)))
+    if not out:
+        raise UserError(f"{path}, {where}, gains: there is no row {given['above']!r}")
+    return tuple(out), cells[f"{given['above']} {out[0][0]}"].metric

@@ -1,0 +1,29 @@
+"""Differences between runs, seed by seed: the only kind of result that this study judges.
+
+Works on the tidy table of `records.frame`. Two runs are a pair when they have data set, budget, split and seed in
+common; of runs that were made again, the ones of one start file are taken where both sides have them.
+"""
+
+import math
+
+import pandas as pd
+
+PAIR = ["dataset", "labels", "split_seed", "seed"]
+
+
+def differences(
+    above: pd.DataFrame, below: pd.DataFrame, metric: str = "accuracy", on: list[str] = PAIR
+) -> pd.Series:
+    """Points of the runs `above` over those `below`, by `on`; empty where nothing can be paired."""
+    both = above[above.status == "finished"].merge(below[below.status == "finished"], on=on, suffixes=("", "_below"))
+    # Equal starts first, then the runs that the tables show.
+    both["apart"] = both.start != both.start_below
+    chosen = both.sort_values(["apart", "repeat", "repeat_below"], kind="stable").drop_duplicates(on)
+    chosen = chosen.sort_values(on).set_index(on)
+    return (chosen[metric] - chosen[f"{metric}_below"]).rename("difference")
+
+
+def spread(values: pd.Series) -> dict[str, float]:
+    """n, mean, standard deviation (NaN for one) and standard error of these numbers."""
+    deviation = values.std()
+    return {"n": len(values), "mean": values.mean(), "std": deviation, "error": deviation / math.sqrt(len(values) or 1)}

@@ -1,0 +1,51 @@
+"""The data sets: one file each. `load(name, root)` gives their faces, decoded once and cached."""
+
+import importlib
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+from fercore.data import faces
+from fercore.data.faces import SPLITS, TEST, TRAIN, VALIDATION, Faces, Source, duplicates_across
+from fercore.errors import UserError
+
+__all__ = ["NAMES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Faces", "duplicates_across", "load", "source"]
+
+CHANNELS = ("rgb", "bgr")
+NAMES = ("facs", "fer2013", "rafdb", "sfew", "affectnet", "ckplus", "expw", "own")
+
+
+def load(
+    name: str, root: str | Path | None = None, *, size: int | None = None, channels: str = "rgb", **options
+) -> Faces:
+    """The faces of data set `name` at `root`, as uint8 [n, c, h, w] at their native size.
+
+    Photographs that differ in size are resized to size x size (default 224), and "facs", which needs no root,
+    is drawn at `size` (default 64); elsewhere it is without effect. `channels`: "bgr" swaps red and blue, as the
+    released codes of SIT-FER and Ada-CM do. `options` are the loader's own: see its `source`, or `facs.faces`.
+    Raises UserError for an unknown name or option, a root that is missing or laid out otherwise, and an
+    unreadable image.
+    """
+    if name == "facs" and size is not None:
+        options["size"] = size
+    if channels not in CHANNELS:
+        raise UserError(f"{name}: channels: {channels!r} is unknown; use one of {', '.join(CHANNELS)}")
+    found = faces.cached(name, source(name, root, **options), options, size)
+    if channels == "rgb" or found.images.shape[1] == 1:  # grey has one channel: nothing to swap
+        return found
+    return replace(found, images=found.images[:, ::-1])
+
+
+def source(name: str, root: str | Path | None = None, **options) -> Source:
+    """What `load` reads, before anything is decoded."""
+    if name not in NAMES:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
+    module = importlib.import_module(f"fercore.data.{name}")
+    loader = module.faces if name == "facs" else module.source
+    known = [option for option in inspect.signature(loader).parameters if option != "root"]
+    if unknown := [option for option in options if option not in known]:
+        raise UserError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    if name == "facs":  # drawn, not read: drawn anew when the code that draws changes
+        code = [Path(module.__file__).with_name(part).read_bytes() for part in ("facs.py", "portrait.py")]
+        return faces.of_faces(faces.digest(*code), lambda: loader(**options))
+    return loader(root, **options)

@@ -1,0 +1,149 @@
+"""Is this copy of a data set whole? Counts beside the published ones, unreadable files, identical pictures."""
+
+import hashlib
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from fercore import data
+from fercore.data.faces import SPLITS, TEST, TRAIN
+from fercore.errors import UserError
+
+# Published counts: (what, per class in the order of the loader's classes, or the total where no more is known).
+# "all" stands for a data set that is published without a split.
+OFFICIAL = {
+    "rafdb": {
+        "train": [("train", (1290, 281, 717, 4772, 1982, 705, 2524))],
+        "test": [("test", (329, 74, 160, 1185, 478, 162, 680))],
+    },
+    "fer2013": {
+        "train": [("Training", (3171, 4097, 436, 7215, 4830, 3995, 4965))],
+        "validation": [("PublicTest", 3589)],
+        "test": [("PublicTest or PrivateTest", 3589), ("PublicTest and PrivateTest", 7178)],
+    },
+    "sfew": {
+        "train": [("Train", (96, 98, 66, 198, 172, 178, 150)), ("Train, aligned", 891)],
+        "test": [("Val", 436), ("Val, aligned", 431)],
+    },
+    "affectnet": {
+        "train": [("training", (14090, 6378, 3803, 134415, 25459, 24882, 74874))],
+        "test": [("validation", (500,) * 7)],
+    },
+    "expw": {"all": [("ExpW", (7060, 1088, 3995, 30537, 10559, 3671, 34883))]},
+    "ckplus/last3": {"all": [("CK+ last3", (249, 75, 177, 207, 84, 135, 54))]},
+    "ckplus/last3+neutral": {"all": [("CK+ last3+neutral", (249, 75, 177, 207, 84, 135, 309))]},
+    "ckplus/peak": {"all": [("CK+ peak", (83, 25, 59, 69, 28, 45))]},
+}
+
+
+def check(name: str, root: str | Path | None = None, **options) -> dict:
+    """Reads a data set to its end, whatever is wrong with its images, and reports (JSON-able).
+
+    "counts": {split: faces per class}; "official": {split: {"what", "counts", "total"}}; "verdict": {split: text};
+    "unreadable": one line for each; "duplicates": pictures whose pixels are identical, namely "within_train"
+    (training faces that repeat an earlier one), "train_in_test" and "test_in_train" (faces that also occur in the
+    other split), "conflicting" (faces that also occur with another label); "constant": faces of a single value.
+    Raises UserError where not even the labels can be read.
+    """
+    hashes, unreadable, constant = [], [], 0
+
+    def put(image: np.ndarray | UserError):
+        nonlocal constant
+        if isinstance(image, UserError):
+            unreadable.append(str(image))
+            hashes.append(None)
+        else:
+            constant += int(image.min() == image.max())
+            hashes.append(hashlib.sha1(repr(image.shape).encode() + image.tobytes()).digest())
+
+    table = data.source(name, root, **options).read(put, None)
+    k = len(table.classes)
+    present = {SPLITS[part]: table.labels[table.split == part] for part in np.unique(table.split)}
+    counts = {part: np.bincount(labels, minlength=k).tolist() for part, labels in present.items()}
+    published = OFFICIAL.get("/".join([name, *filter(None, [table.notes.get("protocol")])]), {})
+    if "all" in published:
+        counts["all"] = np.bincount(table.labels, minlength=k).tolist()
+    official = {part: nearest(counts[part], published[part]) for part in counts if part in published}
+    return {
+        "name": name,
+        "root": str(root),
+        "images": len(table.labels),
+        "classes": list(table.classes),
+        "notes": table.notes,
+        "fingerprint": table.fingerprint,
+        "counts": counts,
+        "official": official,
+        "verdict": {part: verdict(counts[part], official.get(part)) for part in counts},
+        "unreadable": unreadable,
+        "duplicates": duplicates(hashes, table.labels, table.split),
+        "constant": constant,
+    }
+
+
+def nearest(counts: list[int], published: list[tuple]) -> dict:
+    """Of several published versions, the one whose total is nearest."""
+    sums = [(what, known, known if isinstance(known, int) else sum(known)) for what, known in published]
+    what, known, total = min(sums, key=lambda entry: abs(entry[2] - sum(counts)))
+    return {"what": what, "counts": None if isinstance(known, int) else list(known), "total": total}
+
+
+def verdict(counts: list[int], official: dict | None) -> str:
+    if official is None:
+        return "no published counts"
+    more = sum(counts) - official["total"]
+    if more:
+        return f"{abs(more):,} {'more' if more > 0 else 'fewer'} than {official['what']}"
+    if official["counts"] not in (None, counts):
+        return f"as many as {official['what']}, but other classes"
+    return f"as published ({official['what']})"
+
+
+def duplicates(hashes: list[bytes | None], labels: np.ndarray, split: np.ndarray) -> dict[str, int]:
+    known = [(key, int(label), int(part)) for key, label, part in zip(hashes, labels, split) if key is not None]
+    train = Counter(key for key, _, part in known if part == TRAIN)
+    test = Counter(key for key, _, part in known if part == TEST)
+    names = defaultdict(set)
+    for key, label, _ in known:
+        names[key].add(label)
+    return {
+        "within_train": sum(train.values()) - len(train),
+        "train_in_test": sum(count for key, count in train.items() if key in test),
+        "test_in_train": sum(count for key, count in test.items() if key in train),
+        "conflicting": sum(len(names[key]) > 1 for key, _, _ in known),
+    }
+
+
+def render(report: dict) -> str:
+    """The report as text: a line per split, below it the published one, then what was found."""
+    lines = []
+    for part, counts in report["counts"].items():
+        lines.append((part, [*counts, sum(counts)], report["verdict"][part]))
+        if official := report["official"].get(part):
+            each = official["counts"] or [""] * len(counts)
+            lines.append((f"  {official['what']}", [*each, official["total"]], ""))
+    head = [*report["classes"], "total"]
+    first = max(len(line[0]) for line in lines)
+    width = [max(len(name), 7) for name in head]
+
+    def row(title: str, cells: list, end: str = "") -> str:
+        texts = (f"{cell:,}" if isinstance(cell, int) else cell for cell in cells)
+        return "  ".join([f"{title:<{first}}", *(f"{text:>{w}}" for text, w in zip(texts, width)), end]).rstrip()
+
+    notes = ", ".join(f"{key}: {value}" for key, value in report["notes"].items())
+    same, bad = report["duplicates"], report["unreadable"]
+    return "\n".join(
+        [
+            f"{report['name']} at {report['root']}: {report['images']:,} faces" + (f" ({notes})" if notes else ""),
+            "",
+            row("", head),
+            *(row(*line) for line in lines),
+            "",
+            f"identical pictures: {same['train_in_test']:,} training faces are also in test "
+            f"({same['test_in_train']:,} test faces in training), {same['within_train']:,} repeat within training, "
+            f"{same['conflicting']:,} carry conflicting labels",
+            f"constant pictures: {report['constant']:,}",
+            f"unreadable: {len(bad):,}",
+            *(f"  {line}" for line in bad),
+        ]
+    )

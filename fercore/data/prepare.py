@@ -1,0 +1,48 @@
+"""The faces of one run: a data set whose training faces are no copies of its test faces."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from fercore.data import load
+from fercore.data.faces import TEST, TRAIN, Faces, duplicates_across
+from fercore.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Faces of one run. `pool` holds the positions of the training faces in `faces`, duplicates dropped."""
+
+    faces: Faces
+    pool: Int64[np.ndarray, " n"]
+    test: Int64[np.ndarray, " t"]
+    dropped: int
+
+    def summary(self) -> dict:
+        """What the record says of the data."""
+        tested = self.faces.notes.get("test", "test")
+        return {
+            "name": self.faces.name,
+            "fingerprint": self.faces.fingerprint,
+            "classes": list(self.faces.classes),
+            "train": len(self.pool),
+            "test": len(self.test),
+            "tested_on": tested,
+            "duplicates_dropped": self.dropped,
+            "notes": self.faces.notes,
+        }
+
+
+def prepare(
+    name: str, root: str | Path | None = None, *, size: int, drop_duplicates: bool = True, options: dict
+) -> Data:
+    """Load a data set; by default without the training faces that are byte-identical to a test face."""
+    faces = load(name, root, size=size, **options)
+    pool, test = np.flatnonzero(faces.split == TRAIN), np.flatnonzero(faces.split == TEST)
+    if not len(pool) or not len(test):
+        raise UserError(f"{name}: {len(pool)} training and {len(test)} test faces; both are needed")
+    dropped = duplicates_across(faces) if drop_duplicates else np.empty(0, np.int64)
+    kept = np.setdiff1d(pool, dropped)
+    return Data(faces, kept, test, len(pool) - len(kept))

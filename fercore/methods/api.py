@@ -1,0 +1,131 @@
+"""What a method is: what it is given, what it returns, and the registry that finds it by its name.
+
+A method is a module with
+
+* `Config`: a frozen dataclass of its constants;
+* `VIEWS`: how many weak and strong views of the unlabelled batch it asks for (`views(config)` where a constant says);
+* `step(model, batch, state, config) -> Step`: its losses on one batch;
+
+and, where it needs them,
+
+* `state(context, config) -> nn.Module`: what it remembers, in buffers; its parameters, if any, are trained;
+* `prepare(encode, slots, labels, state)`: called once before the first step, with all labelled faces;
+* `refresh(encode, slots, labels, state, config)`: the same, `config.epochs` times during the run;
+* `levels(model, output, state, config)`: named probabilities that are fused for a second prediction, with the
+  weights of `fusion(config)`, else equally;
+* `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code ("authors": the original ones);
+* `ALL_LABELS = True`: it trains on every label, whatever the budget.
+
+A new method is one file and one line in `methods/__init__.py`; the contract test covers it at once. `register` adds
+one from outside.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from fercore.config import typed
+from fercore.encoders import Output
+from fercore.errors import UserError
+
+Encode = Callable[[], Output]  # what the averaged model says of all labelled faces, plainly viewed
+
+
+class Batch(NamedTuple):
+    """One step's input. Slots are positions in the training pool. Hidden labels are not in it."""
+
+    labelled: Float[Tensor, "b 3 h w"]  # weak view
+    labels: Int64[Tensor, " b"]
+    labelled_slots: Int64[Tensor, " b"]
+    weak: tuple[Float[Tensor, "m 3 h w"], ...]
+    strong: tuple[Float[Tensor, "m 3 h w"], ...]
+    unlabelled_slots: Int64[Tensor, " m"]
+    progress: Float[Tensor, ""]  # share of the training that is done, in [0, 1)
+    generator: torch.Generator  # on the host, for the draws of this step
+
+
+class Step(NamedTuple):
+    """What a step returns: the loss to minimise, its terms, and what the diagnostics look at."""
+
+    total: Float[Tensor, ""]
+    losses: dict[str, Tensor]
+    target: Float[Tensor, "m k"] | None = None  # pseudo-label
+    keep: Bool[Tensor, " m"] | None = None  # enters the loss
+    levels: dict[str, Tensor] = {}  # noqa: RUF012  (never changed)
+
+
+class Context(NamedTuple):
+    """What a method may know when it makes its state."""
+
+    classes: int
+    slots: int  # size of the training pool
+    labelled: Int64[Tensor, " l"]  # its labelled slots
+    unlabelled: Int64[Tensor, " u"]  # and its unlabelled ones
+    feature: int  # width of the feature
+    width: int  # of the embedding
+    text: Float[Tensor, "k t"] | None  # prompt table
+    seed: int  # of a method's own parameters
+
+
+METHODS: dict[str, ModuleType] = {}  # by name, in the order of the tables
+
+
+def register(name: str, **parts: object) -> None:
+    """Add a method written elsewhere, in a notebook or in a package of your own, for this session.
+
+    `parts` are what its module would hold: Config, VIEWS, step, and whatever else it needs. Raises UserError
+    when one of these three is missing, and for a name that is taken by a file of this folder.
+    """
+    if missing := sorted({"Config", "VIEWS", "step"} - set(parts)):
+        raise UserError(f"method {name}: {', '.join(missing)} missing; a method has Config, VIEWS and step")
+    if getattr(METHODS.get(name), "__file__", None):
+        raise UserError(f"method {name}: this name is taken; choose another one")
+    METHODS[name] = ModuleType(name, parts["step"].__doc__)
+    vars(METHODS[name]).update(parts)
+
+
+def views(method: ModuleType, config: object) -> dict[str, int]:
+    """How many weak and strong views of the unlabelled batch the method asks for."""
+    return method.views(config) if hasattr(method, "views") else method.VIEWS
+
+
+def budget(name: str, labels: int) -> int:
+    """The label budget that the method trains on: 0, every label, for one that ignores it."""
+    return 0 if getattr(METHODS.get(name.partition("/")[0]), "ALL_LABELS", False) else labels
+
+
+def title(name: str) -> str:
+    """What tables call a method, or a variant of one; its own name where it brings no `NAME`."""
+    method, _, variant = name.partition("/")
+    said = getattr(METHODS.get(method), "NAME", method)
+    return f"{said}, {variant}" if variant else said
+
+
+def family(name: str) -> str:
+    """The kind of method that it is, as figures colour it; "own" where it brings no `FAMILY`."""
+    return getattr(METHODS.get(name.partition("/")[0]), "FAMILY", "own")
+
+
+def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]:
+    """Module and configuration of "method" or "method/variant", with `options` on top. Raises UserError."""
+    method, _, variant = name.partition("/")
+    if method not in METHODS:
+        raise UserError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    module = METHODS[method]
+    variants = getattr(module, "VARIANTS", {})
+    if variant and variant not in variants:
+        raise UserError(f"method: {method} has no variant {variant!r}; it has {', '.join(variants) or 'none'}")
+    values = {**variants.get(variant, {}), **(options or {})}
+    known = {f.name for f in fields(module.Config)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"options of {method}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return module, module.Config(**typed(module.Config, values))
+    except UserError as error:
+        raise UserError(f"options of {method}: {error}") from None

@@ -1,0 +1,112 @@
+"""Data frames as fixed-width text, Markdown and CSV.
+
+Fixed width, because nbval compares a frame's HTML byte by byte and pandas changes it between versions. A pair of
+columns "x" and "x ±" is printed as one; NaN is printed as nothing, or as "not run" where the column is "ours" or begins
+with "ours on". A column's name says how its numbers are printed: with two decimals unless FORMATS has it.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+
+from fercore import files
+
+# By the last line of the title, where it has several.
+FORMATS = {"gain": "+.2f", "difference": "+.2f", "lower": "+.2f", "upper": "+.2f", "p": ".3f", "p, Holm": ".3f"}
+FORMATS |= {"disagreement": ".3f", "change": "+.2f", "memory": ".0f", "mean rank": ".1f", "rank": ".0f"}
+FORMATS |= dict.fromkeys(("silhouette", "separation", "alignment", "uniformity"), ".3f")
+FORMATS |= dict.fromkeys(("cosine", "between", "own", "others", "margin"), ".3f")
+FORMATS |= {"mean cosine": "z.2f", "smallest": "z.2f", "largest": "z.2f", "least L_t": ".1e"}
+
+
+def show(frame: pd.DataFrame | pd.Series) -> Markdown:
+    """The table as JupyterLab renders it and nbval compares it; a named index becomes columns."""
+    frame = frame.to_frame() if isinstance(frame, pd.Series) else frame
+    return Markdown(markdown(frame.reset_index() if any(frame.index.names) else frame))
+
+
+def text(frame: pd.DataFrame, wrap: Mapping[str, int] | None = None) -> str:
+    """Fixed-width text: a pair of columns "x", "x ±" becomes one, numbers right, words left, `wrap` folds columns."""
+    shown = _printed(frame)
+    if shown.empty:
+        return "(no rows)"
+    for column, width in (wrap or {}).items():
+        shown[column] = ["\n".join(textwrap.wrap(str(v), width)) for v in shown[column]]
+    cells = [[str(c).split("\n") for c in shown.columns]] + [
+        [str(v).split("\n") for v in row] for row in shown.to_numpy()
+    ]
+    widths = [max(len(part) for row in cells for part in row[i]) for i in range(shown.shape[1])]
+    right = [_numeric(frame, column) for column in shown.columns]
+    tall = [max(map(len, row)) for row in cells]
+    lines = []
+    for row, height in zip(cells, tall):
+        for k in range(height):
+            parts = [part[k] if k < len(part) else "" for part in row]
+            lines.append("  ".join(p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right)).rstrip())
+    rule = "  ".join("-" * w for w in widths)
+    return "\n".join([*lines[: tall[0]], rule, *lines[tall[0] :]])
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The same as a Markdown table."""
+    shown = _printed(frame).map(lambda v: str(v).replace("|", "\\|").replace("\n", "; "))
+    right = [_numeric(frame, column) for column in shown.columns]
+    titles = [str(c).replace("\n", " ") for c in shown.columns]
+    widths = [max([len(t), 4, *map(len, shown.iloc[:, i])]) for i, t in enumerate(titles)]
+
+    def line(parts: Sequence[str]) -> str:
+        return "| " + " | ".join(p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right)) + " |"
+
+    rule = "| " + " | ".join("-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right)) + " |"
+    return "\n".join([line(titles), rule, *(line(row) for row in shown.to_numpy().tolist())]) + "\n"
+
+
+def save(frame: pd.DataFrame, folder: Path, stem: str, note: str = "") -> None:
+    """Write <stem>.md (with `note` above the table) and <stem>.csv, atomically; untouched where nothing changed."""
+    body = f"```text\n{note}\n```\n\n{markdown(frame)}" if note else markdown(frame)
+    flat = frame.rename(columns=lambda c: str(c).replace("\n", " "))
+    csv = flat.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    for suffix, content in ((".md", body), (".csv", csv)):
+        path = Path(folder) / f"{stem}{suffix}"
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            files.write(path, content)
+
+
+def _printed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every value as the text it is printed as."""
+    out: dict[str, list[str]] = {}
+    for column in frame.columns:
+        if str(column).endswith(" ±"):
+            continue
+        format = FORMATS.get(str(column).split("\n")[-1], ".2f")
+        numbers = [_cell(v, format) for v in frame[column]]
+        spreads = [_cell(v, format.lstrip("+")) for v in frame.get(f"{column} ±", [None] * len(frame))]
+        width = max(map(len, spreads), default=0)
+        # A number without a spread is padded, so that the points stay under each other.
+        out[column] = [
+            f"{v} ± {s.rjust(width)}" if s else v + " " * (width + 3 if v and width else 0)
+            for v, s in zip(numbers, spreads)
+        ]
+        if column == "ours" and "n" in frame:
+            failed = frame.get("failed", [0] * len(frame))
+            out[column] = [v or ("failed" if f else "not run") for v, f in zip(out[column], failed)]
+        elif str(column).startswith("ours on"):
+            out[column] = [v or "not run" for v in out[column]]
+    return pd.DataFrame(out, columns=list(out))
+
+
+def _cell(value: Any, format: str = ".2f") -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:{format}}"
+    return str(value)
+
+
+def _numeric(frame: pd.DataFrame, column: str) -> bool:
+    return pd.api.types.is_numeric_dtype(frame[column])

@@ -1,0 +1,225 @@
+"""The parts of README.md and of other pages that follow from records and code: `python -m fercore readme`.
+
+A part stands between two comments, <!-- begin NAME --> and <!-- end NAME -->; what lies outside is written by hand.
+tests/test_readme.py compares the committed pages with what this module makes of the committed records.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from fercore import files, paths
+from fercore.analysis import claims, repeated_runs, tables
+from fercore.data import expressions
+from fercore.data.check import OFFICIAL
+from fercore.errors import UserError
+from fercore.report import choices
+from fercore.study import profiles, records
+
+STUDY = "fer2013"  # whose records the README shows
+
+# The statements of the README, in its order: what a reader asks first, then Tables I, II and III, Figures 4 and 5.
+HEADLINES = (
+    "sit-fer/over-fixmatch",
+    "sit-fer/over-labels-only",
+    "sit-fer/unlabelled-helps",
+    "sit-fer/over-ada-cm",
+    "sit-fer/over-full-supervision",
+    "sit-fer/text",
+    "sit-fer/instance",
+    "sit-fer/text-loss",
+    "sit-fer/prompts",
+    "sit-fer/tau",
+    "sit-fer/delta",
+    "sit-fer/reliable-pseudo-labels",
+)
+TIMED = {"supervised": "labels only", "fixmatch": "FixMatch", "sitfer": "SIT-FER"}
+SEVENTH = {"ckplus": "neutral; contempt in last3"}  # the seventh class, where it is not neutral throughout
+NUMBERED = ("affectnet", "ckplus", "expw", "fer2013", "rafdb")  # labels are numbers; elsewhere the folders' names
+
+
+def pages(study: profiles.Profile | None = None, known: Sequence[Mapping] | None = None) -> dict[Path, dict[str, str]]:
+    """Every page with made parts, and its parts by name; of the study's records, by default the committed ones."""
+    study = profiles.load(STUDY) if study is None else study
+    known = records.with_repeats(study.records) if known is None else known
+    made = {"README.md": {"verdicts": verdicts(study, known), "cost": cost(study, known), "notebooks": notebooks()}}
+    made["params/CHOICES.md"] = {"choices": choices.table(choices.everywhere())}
+    for name in sorted({key.partition("/")[0] for key in OFFICIAL}):
+        made[f"fercore/data/{name}.md"] = {"counts": counts(name)}
+    made[f"fercore/data/{study.dataset}.md"]["copy"] = copy(known)
+    return {paths.ROOT / page: parts for page, parts in made.items()}
+
+
+def render(page: Path, parts: Mapping[str, str]) -> str:
+    """The page with its parts made anew. Raises UserError where a part's two comments are not there."""
+    text = page.read_text("utf-8")
+    for name, made in parts.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise UserError(f"{page}: expected {begin} and, below it, {end}")
+        text = f"{before}{begin}\n\n{made}\n\n{end}{after}"
+    return text
+
+
+def write() -> Iterator[str]:
+    """Bring the pages up to date; a line for each."""
+    for page, parts in pages().items():
+        text = render(page, parts)
+        fresh = text == page.read_text("utf-8")
+        if not fresh:
+            files.write(page, text)
+        yield f"{page.relative_to(paths.ROOT)}: {'up to date' if fresh else 'written'}"
+
+
+# Verdicts
+
+
+def comparable(known: Iterable[Mapping], study: profiles.Profile) -> list[Mapping]:
+    """The finished runs of the study's grid, and those that differ from one of them in `options` or `prompt` alone."""
+    grid = study.runs()
+    plain = {"options": grid[0].options, "prompt": grid[0].prompt}
+    keys = {config.key for config in grid}
+    runs = [r for r in known if r["kind"] == "run" and r["status"] == "finished"]
+    return [r for r in runs if files.key_of({**r["config"], **plain}) in keys]
+
+
+def verdicts(study: profiles.Profile, known: Iterable[Mapping]) -> str:
+    """The table of HEADLINES: statement, published gain, ours, verdict, the command that makes the row again."""
+    runs, chosen = comparable(known, study), [claims.find(id) for id in HEADLINES]
+    printed = tables.claims_table(chosen, runs)
+    found = [claims.compare(claim, runs) for claim in chosen]
+    grounds = list(dict.fromkeys(ground(c) for one in found for c in one))
+    lines = ["| the paper says | published gain | our gain | verdict | command |", "|---|---|---|---|---|"]
+    for claim, points, ours in zip(chosen, printed["published"], found):
+        shown = [f"{_step(c, ours)}{gain(c)}{'' if len(grounds) == 1 else f' ({ground(c)})'}" for c in ours]
+        cells = [f"{claim.says} ({claim.table})", points, "\n".join(shown), tables.SAID[claims.state(claim, runs)]]
+        cells.append(f"`{command(study, claim.reproduced_by.notebook)}`" if claim.reproduced_by else "")
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+    repeated = repeated_runs.pairs(study)
+    said = [repeated_runs.said(repeated)] if repeated else []
+    return "\n".join([*lines, "", summary(chosen, runs, grounds), *said])
+
+
+def command(study: profiles.Profile, notebook: str) -> str:
+    """What makes a notebook's table again."""
+    return f"python -m fercore reproduce params/{study.name}.yaml --notebook {notebook}"
+
+
+def gain(c: claims.Comparison) -> str:
+    """Mean of the paired differences, their standard deviation, how many pairs."""
+    if not c.n:
+        return claims.NOT_RUN
+    spread = f" ± {statistics.stdev(c.differences):.2f}" if c.n > 1 else ""
+    return f"{c.gain:+.2f}{spread}, n = {c.n}"
+
+
+def ground(c: claims.Comparison) -> str:
+    """The faces of a comparison, e.g. "FER2013, 2,000 labels"."""
+    return f"{tables.data_name(c.dataset)}, {tables.budget_name(c.labels)}"
+
+
+def summary(chosen: Sequence[claims.Claim], runs: Sequence[Mapping], grounds: Sequence[str]) -> str:
+    """How many statements are in which state, on which faces, and how to read the table."""
+    states = [claims.state(claim, runs) for claim in chosen]
+    said = [f"{states.count(state)} {tables.SAID[state]}" for state in claims.STATES if state in states]
+    lines = [f"{len(chosen)} statements: {tables.series(said)}. Tested on: {'; '.join(grounds) or 'nothing yet'}."]
+    lines.append("Gains are points of accuracy, of one run over another with the same seed, labelled faces and start;")
+    lines.append("± is their standard deviation, n the number of seeds. *Reproduced*: above 0 by more than the seeds'")
+    lines.append("spread explains (one-sided, 95 %). *Partly*: above 0, but not by that much, or with one seed only.")
+    return "\n".join([*lines, "*Not run*: no record answers it."])
+
+
+def _step(c: claims.Comparison, found: Sequence[claims.Comparison]) -> str:
+    """Which step of an order it is, where there are several."""
+    return f"{tables.row_name(c.above)}: " if len({other.above for other in found}) > 1 else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")
+
+
+# Cost
+
+
+def cost(study: profiles.Profile, known: Iterable[Mapping]) -> str:
+    """Minutes of a run on each machine that made records: medians, with the quickest and the slowest; and all hours."""
+    known = list(known)
+    trained = [*known, *(repeat for r in known for repeat in r.get("repeats", ()))]
+    made = [r for r in trained if r["status"] == "finished" and r["kind"] in ("run", "pretrain")]
+    own = {config.key for config in study.runs()}
+    head = ["machine", *TIMED.values(), "runs so far", "all of them"]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
+    for name in dict.fromkeys(map(machine, made)):
+        here = [r for r in made if machine(r) == name]
+        cells = [minutes([r for r in here if r["key"] in own and r["config"]["method"] == method]) for method in TIMED]
+        hours = sum(r["provenance"]["seconds"] for r in here) / 3600
+        runs = sum(r["kind"] == "run" for r in here)
+        lines.append(f"| {_cell(name)} | {' | '.join(cells)} | {runs} | {hours:.1f} h |")
+    shapes = "{steps:,} steps of {batch} + {unlabelled_batch} faces, {image_size} px, {encoder}"
+    shape = tables.unique(shapes.format(**config.to_dict()) for config in study.runs())
+    missing = len(own - records.finished(known).keys())
+    lines += ["", f"A run is {'; '.join(shape)}: minutes, median (least to most; other work shared the machine)."]
+    return "\n".join([*lines, f"Of the {len(own)} runs of the grid {missing} are missing."])
+
+
+def machine(record: Mapping) -> str:
+    """Device, threads, precision."""
+    p = record["provenance"]
+    threads = f", {p['threads']} thread{'s' if p['threads'] > 1 else ''}" if p["device"].startswith("cpu") else ""
+    return f"{p['device'].removeprefix('cpu: ').removeprefix('cuda: ')}{threads}, {p['precision']}"
+
+
+def minutes(runs: Iterable[Mapping]) -> str:
+    """Median of the runs' minutes, and their range."""
+    spent = sorted(r["provenance"]["seconds"] / 60 for r in runs)
+    if not spent:
+        return claims.NOT_RUN
+    wide = f" ({spent[0]:.1f} to {spent[-1]:.1f})" if len(spent) > 1 else ""
+    return f"{statistics.median(spent):.1f} min{wide}"
+
+
+# Notebooks
+
+
+def notebooks() -> str:
+    """The notebooks in reading order, each with the title that it gives itself."""
+    lines = []
+    for file in sorted(paths.NOTEBOOKS.glob("*.ipynb")):
+        first = json.loads(file.read_text("utf-8"))["cells"][0]["source"]
+        title = "".join(first).splitlines()[0].removeprefix("# ")
+        lines.append(f"* [{file.stem}](notebooks/{file.name}): {title}")
+    return "\n".join(lines)
+
+
+# Data sets
+
+
+def counts(name: str) -> str:
+    """Published counts per class, as `python -m fercore data` compares them, and the labels' own order."""
+    classes = [*expressions.EXPRESSIONS[:6], SEVENTH.get(name, expressions.EXPRESSIONS[6])]
+    lines = [f"| published | {' | '.join(classes)} | total |", "|---|" + "--:|" * (len(classes) + 1)]
+    published = (parts for key, parts in OFFICIAL.items() if key.partition("/")[0] == name)
+    for what, known in (entry for parts in published for entries in parts.values() for entry in entries):
+        each, total = ([], known) if isinstance(known, int) else ([f"{n:,}" for n in known], sum(known))
+        each += [""] * (len(classes) - len(each))
+        lines.append(f"| {what} | {' | '.join(each)} | {total:,} |")
+    if name in NUMBERED:
+        order = enumerate(expressions.ORDERS[name], expressions.FIRST.get(name, 0))
+        own = ", ".join(f"{index} {word}" for index, word in order)
+        lines += ["", f"Its own labels: {own}. `fercore/data/expressions.py` maps them onto the columns above."]
+    return "\n".join(lines)
+
+
+def copy(known: Iterable[Mapping]) -> str:
+    """What the records say of the copy of the data that they were made from."""
+    lines = []
+    for data in tables.unique(r["data"] for r in tables.ran(known)):
+        lines.append(
+            f"The committed records were made from a copy with fingerprint `{data['fingerprint']}`: "
+            f"{data['train']:,} training faces, {data['duplicates_dropped']:,} more dropped because they are "
+            f"byte-identical to a test face; tested on {data['tested_on']}, {data['test']:,} faces."
+        )
+    return "\n\n".join(lines) or "No record yet."

@@ -1,0 +1,1 @@
+"""A study: profiles, the plan of its runs, their records, and the machines that make them."""

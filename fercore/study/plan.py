@@ -1,0 +1,191 @@
+"""Which runs a study is made of: the grid of its tables, and around SIT-FER the points that change one thing.
+
+A profile's YAML says which notebooks it has and, for the points, their budgets and seeds (`points:`). What the points
+are stands here, once for every data set, the most telling first. A notebook asks for its runs by its own name; `sweep`
+and `reproduce` make the union, so none is trained for two notebooks.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from fercore.config import Run
+from fercore.errors import UserError
+from fercore.methods import audit
+from fercore.study.profiles import Profile
+from fercore.text import CONTROLS, PROMPTS
+
+GREY = ("fer2013", "ckplus")  # the order of the colours is nothing there
+NESTED = ("options", "dataset_options")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One change of a base run: fields of Run; those of `options` and `dataset_options` are added to what it has."""
+
+    axis: str  # what is varied
+    value: str  # as a table prints it
+    changes: dict = field(default_factory=dict)
+
+    def __call__(self, base: Run) -> Run:
+        """The base run with this change."""
+        nested = {name: {**getattr(base, name), **self.changes[name]} for name in NESTED if name in self.changes}
+        return replace(base, **self.changes | nested)
+
+
+# The points of each study
+
+
+def constant(name: str, *values: int | float | str) -> list[Point]:
+    """A constant of SIT-FER at each of these values."""
+    printed = [value if isinstance(value, str) else f"{value:g}" for value in values]
+    return [Point(name, text, {"options": {name: value}}) for text, value in zip(printed, values)]
+
+
+def prompts(study: Profile) -> list[Point]:
+    """Table III's prompts; then what the words are worth: other encoders, and controls, which read no prompt."""
+    own = study.shared.get("text", Run.text)
+    encoders = [own, f"shuffled:{own}", *(name for name in ("minilm", Run.text) if name != own)]
+    read = [Point(text, prompt, {"text": text, "prompt": prompt}) for text in encoders for prompt in PROMPTS]
+    return read + [Point(text, "", {"text": text}) for text in CONTROLS]
+
+
+def thresholds(study: Profile) -> list[Point]:
+    """The two axes of Figure 4."""
+    return [*constant("tau", 0.6, 0.7, 0.9, 0.95), *constant("delta", 0.8, 0.85, 0.9, 0.98, 0.99)]
+
+
+def constants(study: Profile) -> list[Point]:
+    """What the paper does not state, one at a time, below and above our choice; FixMatch at the same learning rates."""
+    lr = study.shared.get("lr", Run.lr)
+    rates = [(f"{factor:.2g} x", {"lr": float(f"{lr * factor:.3g}")}) for factor in (1 / 3, 3)]
+    return [
+        *constant("t_text", 0.03, 0.1),
+        *constant("lambda_1", 0.5, 2.0),
+        *constant("lambda_2", 0.2, 1.0),
+        *constant("t_instance", 0.02, 0.1),
+        *(Point("lr", value, change) for value, change in rates),
+        *(Point("lr of FixMatch", value, {"method": "fixmatch", **change}) for value, change in rates),
+        *constant("delta", 0.85, 0.99),
+        *constant("alpha", 0.0, 0.9),
+        *constant("window", 8, 128),
+        *constant("projection", 128),
+    ]
+
+
+def votes(study: Profile) -> list[Point]:
+    """Other worths of a class's slots together than the sum (7)."""
+    return constant("vote", "mean", "prior")
+
+
+def rungs(study: Profile) -> dict[str, dict]:
+    """The points of the audit that can be toggled, and the fields of Run that do so."""
+    steps = {name: {"method": "audit", "options": {"code": [name]}} for name in audit.POINTS}
+    colour = {} if study.dataset in GREY else {"colour": {"dataset_options": {"channels": "bgr"}}}
+    return {"words": {"text": "released"}} | steps | {"ema": {"ema": 0.0}} | colour
+
+
+def ladder(study: Profile) -> list[Point]:
+    """The code's end; from the paper one point towards the code; from the code one point back towards the paper."""
+    every = rungs(study)
+    outside = {name: change for name, change in every.items() if name not in audit.POINTS}  # no constants of the method
+
+    def at(points: Iterable[str]) -> dict:
+        code = [name for name in audit.POINTS if name in points]
+        changes = {"method": "audit", "options": {"code": code}} if code else {}
+        return changes | {k: v for name, change in outside.items() if name in points for k, v in change.items()}
+
+    one = [Point("from the paper", name, at([name])) for name in every]
+    all_but_one = [Point("from the code", name, at(set(every) - {name})) for name in every]
+    return [Point("end", "code", at(every)), *one, *all_but_one]
+
+
+POINTS: dict[str, Callable[[Profile], list[Point]]] = {
+    "12_table3_prompts": prompts,
+    "13_figure4_thresholds": thresholds,
+    "16_sensitivity": lambda study: [*constants(study), *votes(study)],
+    "50_paper_versus_code": ladder,
+}
+
+
+# The runs of each notebook
+
+
+def base(study: Profile, method: str = "sitfer") -> list[Run]:
+    """The runs that points are changes of, seeds outermost."""
+    runs = study.runs([method], study.points.get("labels", study.labels[:1]))
+    return [config for config in runs if config.seed in study.points.get("seeds", study.seeds)]
+
+
+def points(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[tuple[Point, list[Run]]]:
+    """The points of a notebook, of these axes or of all, each with its runs in the order of `base`.
+
+    Raises UserError for an axis that the notebook does not have.
+    """
+    around, only, found = base(study), list(only), POINTS[notebook](study)
+    known = dict.fromkeys(point.axis for point in found)
+    if unknown := sorted(set(only) - set(known)):
+        raise UserError(f"{notebook}: only: {', '.join(unknown)} is no axis; known are {', '.join(known)}")
+    return [(point, [point(config) for config in around]) for point in found if not only or point.axis in only]
+
+
+def around(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[Run]:
+    """SIT-FER and FixMatch as they are, then seed by seed the points of a notebook, of these axes or of all."""
+    found = points(study, notebook, only)
+    by_seed = (runs[i] for i in range(len(base(study))) for _, runs in found)
+    return [*base(study), *base(study, "fixmatch"), *by_seed]
+
+
+def claims(study: Profile) -> list[Run]:
+    """The grid; of the notebooks that the profile has, Table III's prompts to its own encoder and Figure 4."""
+    axes = {"12_table3_prompts": [study.shared.get("text", Run.text)], "13_figure4_thresholds": ["tau", "delta"]}
+    shared = [around(study, name, some) for name, some in axes.items() if name in study.notebooks]
+    return [*study.runs(), *(config for runs in shared for config in runs)]
+
+
+def table2(study: Profile) -> list[Run]:
+    """Labels only, FixMatch, SIT-FER and its parts."""
+    rows = ("supervised", "fixmatch", "sitfer")
+    return study.runs([name for name in study.methods if name.partition("/")[0] in rows])
+
+
+def table1(study: Profile) -> list[Run]:
+    """Every method, whole."""
+    return study.runs([name for name in study.methods if "/" not in name])
+
+
+MAPS = "15_features"
+MAPPED = ("supervised", "fixmatch", "simmatch", "sitfer/instance", "sitfer", "fullysupervised")
+
+
+def features(study: Profile) -> list[Run]:
+    """The rows of the maps, with the largest budget: each leaves its weights, 45 to 100 MB."""
+    return study.runs([name for name in study.methods if name in MAPPED], [max(study.labels)])
+
+
+NOTEBOOKS: dict[str, Callable[[Profile], list[Run]]] = {
+    "00_claims": claims,
+    "01_one_step": lambda study: [],
+    "10_table2_components": table2,
+    "11_table1_comparison": table1,
+    "14_figure5_pseudo_labels": base,
+    MAPS: features,
+}
+
+
+def of_notebook(study: Profile, notebook: str, only: Iterable[str] = ()) -> list[Run]:
+    """The runs that a notebook makes sure of; one that is not known here asks for the grid.
+
+    `only`: axes of its points, all where there is none.
+    """
+    if notebook in POINTS:
+        return around(study, notebook, only)
+    return NOTEBOOKS.get(notebook, Profile.runs)(study)
+
+
+def runs(study: Profile, *notebooks: str, only: Iterable[str] = ()) -> list[Run]:
+    """The runs of these notebooks, or of the grid and of all notebooks that the profile has; each once.
+
+    `only`: axes of their points, all where there is none.
+    """
+    asked = [config for name in notebooks or study.notebooks for config in of_notebook(study, name, only)]
+    return list({config.key: config for config in [*([] if notebooks else study.runs()), *asked]}.values())

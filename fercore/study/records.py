@@ -1,0 +1,220 @@
+"""Records: one JSON line per finished run, appended to `results/<profile>/records.jsonl`.
+
+Records are the truth: every table and figure is a function of them. A line is written whole or not
+at all, and a record is never edited.
+"""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from fercore import files, paths
+from fercore.config import Run
+from fercore.errors import UserError
+from fercore.methods.api import family, title
+from fercore.training import devices
+from fercore.training.evaluate import LAST
+
+
+def read(path: Path) -> list[dict]:
+    """All records of a file, in order; an absent file has none. Raises UserError with the line that is damaged."""
+    if not path.exists():
+        return []
+    out = []
+    # Bytes: str.splitlines also splits at separators that JSON leaves inside a string.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise UserError(
+                f"{path}, line {number}: not a JSON record ({error}); delete the line to have its run made again, "
+                "or restore the file with git"
+            ) from None
+        if not isinstance(record, dict) or not {"key", "kind", "status", "config"} <= set(record):
+            raise UserError(f"{path}, line {number}: a record needs the fields key, kind, status and config")
+        out.append(record)
+    return out
+
+
+def finished(records: Iterable[dict]) -> dict[str, dict]:
+    """Finished records by key; the last one of a key counts."""
+    return {record["key"]: record for record in records if record["status"] == "finished"}
+
+
+def identity(config: Run, precision: str) -> str:
+    """What one and the same run agrees in: its configuration, in the precision that "auto" came to."""
+    return files.key_of({**config.to_dict(), "precision": precision})
+
+
+def by_identity(records: Iterable[dict]) -> dict[str, dict]:
+    """Finished runs by identity; the last one counts."""
+    runs = [r for r in records if r["status"] == "finished" and r["kind"] == "run"]
+    return {identity(Run.from_dict(r["config"]), r["provenance"]["precision"]): r for r in runs}
+
+
+def with_repeats(path: Path) -> list[dict]:
+    """All records of a file, but of a key that finished several times only the last.
+
+    It has the others in a field `repeats`, in memory alone: the same run, made once more.
+    """
+    found = read(path)
+    times: dict[str, list[dict]] = {}
+    for record in found:
+        if record["status"] == "finished":
+            times.setdefault(record["key"], []).append(record)
+    last = {key: made[-1] for key, made in times.items()}
+    out = []
+    for record in found:
+        if record["status"] != "finished":
+            out.append(record)
+        elif record is last[record["key"]]:
+            repeats = times[record["key"]][:-1]
+            out.append(record | {"repeats": repeats} if repeats else record)
+    return out
+
+
+def of(records: Iterable[Mapping], wanted: Iterable[Run]) -> list[Mapping]:
+    """The records of these runs, of their transfers, and of every pre-training: the rest belongs to another table."""
+    keys = {config.key for config in wanted}
+    return [r for r in records if r["kind"] == "pretrain" or run_key(r) in keys]
+
+
+def run_key(record: Mapping) -> str:
+    """A run's own key; for a transfer, that of the run it tests."""
+    return files.key_of(record["config"]["run"]) if record["kind"] == "transfer" else record["key"]
+
+
+def alike(some: Sequence[Mapping]) -> list[Mapping]:
+    """These runs as made from one start file: each itself, or the same run made once more.
+
+    Two machines make one start twice, equal to within rounding. What is compared should not differ in that as well.
+    The first start that all of them have counts, the first run's own before others; without one nothing is replaced.
+    """
+    made = [{r["start"]["sha256"]: r for r in (*reversed(record.get("repeats", ())), record)} for record in some]
+    first = [r["start"]["sha256"] for record in some[:1] for r in (record, *record.get("repeats", ()))]
+    shared = next((start for start in first if all(start in runs for runs in made)), None)
+    return list(some) if shared is None else [runs[shared] for runs in made]
+
+
+def append(path: Path, record: Mapping) -> None:
+    """Add one record. Several processes may append to one file; a crash leaves the old file or the new one."""
+    add(path, [record])
+
+
+def add(path: Path, new: Iterable[Mapping], older: Iterable[Mapping] = ()) -> None:
+    """Add records behind those of a file, and `older` ones before them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before, behind = ("".join(files.canonical(record) + "\n" for record in some) for some in (older, new))
+    with FileLock(path.with_suffix(".lock")):
+        have = path.read_text(encoding="utf-8") if path.exists() else ""
+        if have and not have.endswith("\n"):
+            have += "\n"
+        files.write(path, before + have + behind)
+
+
+def source_hash() -> str:
+    """Digest of the package's Python files: which code made the record, also outside a git checkout."""
+    folder = Path(__file__).parent.parent
+    code = sorted(folder.rglob("*.py"))
+    return files.digest(b"".join(f.relative_to(folder).as_posix().encode() + b"\0" + f.read_bytes() for f in code))
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def provenance(device: torch.device, precision: str, seconds: float, steps: int) -> dict:
+    """Where a record comes from: commit, dirty flag, source hash, versions, device, seconds."""
+    # Results are not code: a sweep that appends records does not make its own later runs dirty.
+    status = _git("status", "--porcelain", "--", "fercore", "params", "pyproject.toml")
+    versions = {p: importlib.metadata.version(p) for p in ("torch", "torchvision", "numpy")}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "source": source_hash(),
+        "versions": {"python": platform.python_version(), **versions},
+        "device": devices.name(device),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "seconds": round(seconds, 1),
+        "seconds_per_step": round(seconds / max(steps, 1), 4),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+# As a table
+
+
+def frame(study: "Profile", wanted: Iterable[Run] | None = None) -> "pandas.DataFrame":
+    """The runs of a study, or of it these, as `table` has them. What has no record is no row."""
+    found = with_repeats(study.records)
+    return table(found if wanted is None else of(found, wanted))
+
+
+def table(records: Iterable[Mapping]) -> "pandas.DataFrame":
+    """A tidy table, a row for each run: what it is, what it came to, what made it. Shares are in percent.
+
+    accuracy, macro_f1, ece: the classifier's on the test split, means of the last evaluations; fused: accuracy of the
+    fused levels, read so; last, best_on_test: accuracy. kept, right, right_kept: unlabelled faces in the loss, and how
+    often pseudo-labels are right, of all and of those; level_...: of each level; means of the last evaluations. memory:
+    faces in it at the end. repeat: 0 for the run that the tables show, 1, 2, ... where it was made again. A failed run
+    has its error and no numbers.
+    """
+    import pandas
+
+    shown = [r for r in records if r["kind"] == "run"]
+    done = finished(shown)
+    rows = []
+    for record in {r["key"]: done.get(r["key"], r) for r in shown}.values():
+        rows += [_row(r, repeat) for repeat, r in enumerate((record, *reversed(record.get("repeats", ()))))]
+    return pandas.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)])))
+
+
+COLUMNS = (
+    *("dataset", "method", "name", "family", "labels", "split_seed", "seed", "accuracy", "macro_f1", "ece", "fused"),
+    *("last", "best_on_test", "kept", "right", "right_kept"),
+    *("level_semantic", "level_text", "level_instance", "level_fused", "memory", "status", "error", "repeat", "start"),
+    *("precision", "device", "threads", "seconds", "options", "text", "prompt", "steps", "lr", "tested_on"),
+    *("fingerprint", "key"),
+)
+
+
+def _row(record: Mapping, repeat: int) -> dict:
+    config = record["config"]
+    row = {name: config.get(name) for name in ("dataset", "method", "labels", "split_seed", "seed", "text", "prompt")}
+    row |= {"steps": config["steps"], "lr": config.get("lr"), "options": files.canonical(config["options"])}
+    row |= {"name": title(config["method"]), "family": family(config["method"]), "key": record["key"]}
+    row |= {"status": record["status"], "error": record.get("error", ""), "repeat": repeat}
+    if record["status"] != "finished":
+        return row
+    of, made, history = record["metrics"]["classifier"], record["provenance"], record["history"][-LAST:]
+    row |= {metric: 100 * of["mean_last5"][metric] for metric in ("accuracy", "macro_f1", "ece")}
+    row |= {which: 100 * of[which]["accuracy"] for which in ("last", "best_on_test")}
+    if fused := record["metrics"]["fused"]:
+        row["fused"] = 100 * fused["mean_last5"]["accuracy"]
+    shares = {"kept": "kept", "right": "pseudo_accuracy", "right_kept": "pseudo_accuracy_kept"}
+    row |= {name: _mean(entry.get(key) for entry in history) for name, key in shares.items()}
+    levels = dict.fromkeys(level for entry in history for level in entry.get("level_accuracy", ()))
+    row |= {f"level_{level}": _mean(entry["level_accuracy"].get(level) for entry in history) for level in levels}
+    row |= {"memory": record["history"][-1].get("memory"), "start": record["start"]["sha256"] or ""}
+    row |= {name: made[name] for name in ("precision", "device", "threads", "seconds")}
+    return row | {"tested_on": record["data"]["tested_on"], "fingerprint": record["data"]["fingerprint"]}
+
+
+def _mean(shares: Iterable[float | None]) -> float:
+    """Of those that are there, in percent."""
+    known = [100 * share for share in shares if share is not None]
+    return sum(known) / len(known) if known else float("nan")

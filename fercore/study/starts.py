@@ -1,0 +1,80 @@
+"""The starts of a study: which weights a run begins with, and the pre-training that makes a study's own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from fercore import files, paths
+from fercore.config import Run
+from fercore.data import prepare
+from fercore.errors import UserError
+from fercore.study import records
+from fercore.training import devices, pretrained, simclr
+from fercore.training.checkpoint import Checkpoint
+from fercore.training.pretrained import Start
+from fercore.training.simclr import Pretrain
+
+
+def file(results: Path, key: str) -> Path:
+    """Where the weights of a pre-training lie. They are rebuilt when missing and never committed."""
+    return results / "starts" / f"{key}.safetensors"
+
+
+def of(config: Run, results: Path) -> Start:
+    """The start that a run asks for. Raises UserError for weights that are missing or unreadable."""
+    kind, _, name = config.start.partition(":")
+    if kind == "none":
+        return Start()
+    if kind == "imagenet":
+        return pretrained.imagenet(config.encoder)
+    if kind not in ("file", "pretrain") or not name:
+        raise UserError(f"start: {config.start!r} is unknown; use none, imagenet, file:PATH or pretrain:KEY")
+    if kind == "file":
+        path = Path(name).expanduser()
+        # A profile's paths are relative to the repository, wherever it is run from.
+        return pretrained.of_file(path if path.exists() else paths.ROOT / path, config.start_keys)
+    path = file(results, name)
+    if not path.exists():
+        raise UserError(f"{path}: this start is missing; `python -m fercore reproduce` or `pretrain` makes it")
+    return replace(pretrained.of_file(path, config.start_keys), kind="pretrain", key=name)
+
+
+def make(
+    config: Pretrain,
+    *,
+    data_root: str | Path | None = None,
+    results: Path,
+    device: str = "auto",
+    checkpoint_every: int = 100,
+    progress: bool = True,
+) -> dict:
+    """Pre-train, store the weights in `file(results, config.key)`, and return the record, stored as well.
+
+    An interrupted call goes on from its last checkpoint. Raises UserError for bad input.
+    """
+    where = devices.choose(device)
+    data = prepare.prepare(
+        config.dataset,
+        data_root,
+        size=config.image_size,
+        drop_duplicates=config.drop_duplicates,
+        options=config.dataset_options,
+    )
+    checkpoint = Checkpoint(results / "checkpoints" / f"{config.key}.pt", checkpoint_every)
+    made = simclr.run(config, data, device=where, checkpoint=checkpoint, progress=progress)
+    # Measured before the weights are there, as a sweep takes a start that is there for finished.
+    weights = file(results, config.key)
+    with files.atomic(weights) as temporary:
+        save_file(made.tensors, temporary, metadata={"pretrain": files.canonical(made.record["config"])})
+    record = {
+        "key": config.key,
+        "kind": "pretrain",
+        "status": "finished",
+        **made.record,
+        "start": {"kind": "pretrain", "key": config.key, "sha256": files.sha256(weights), "matched": 1.0},
+        "provenance": records.provenance(where, made.precision, made.seconds, config.steps),
+    }
+    records.append(results / "records.jsonl", record)
+    checkpoint.remove()
+    return record

@@ -1,0 +1,182 @@
+"""A profile's runs: which are missing, making them, and bringing together what several machines made.
+
+A run that is in the records is never trained again.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+from fercore import files, methods, text
+from fercore.config import Run
+from fercore.data import expressions
+from fercore.errors import UserError
+from fercore.study import dumps, records, runs, starts, workers
+from fercore.study.profiles import Profile
+from fercore.training import devices
+
+
+def missing(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
+    """The runs, by default of the grid, that have no finished record.
+
+    Where the data are at hand, and the run so could be made, its record has to be of this device's precision.
+    """
+    wanted, known = study.runs() if wanted is None else list(wanted), records.read(study.records)
+    if not ready(study):
+        done = records.finished(known)
+        return [config for config in wanted if config.key not in done]
+    here, made = devices.choose(device), records.by_identity(known)
+    return [c for c in wanted if records.identity(c, devices.precision(c.precision, here)) not in made]
+
+
+def ready(study: Profile) -> bool:
+    """Whether the data are at hand: rendered faces always are."""
+    return study.dataset == "facs" or (study.data_root is not None and study.data_root.exists())
+
+
+def complete(
+    study: Profile,
+    wanted: Iterable[Run] | None = None,
+    *,
+    device: str = "auto",
+    keep_weights: bool = False,
+    dump: int = 0,
+    processes: int = 1,
+    progress: bool = True,
+) -> list[dict]:
+    """Make what is missing, the start first, and return all records of the profile.
+
+    With `keep_weights` and `dump`, what is made leaves its weights and its dump; what has its record does not.
+    Several processes share the device and take the runs one after another.
+
+    Without the data nothing is trained: the committed records are returned, and a table shows the
+    rest as "not run"; so it does with a run whose text encoder is not the profile's own and not at hand. A run that
+    fails leaves a record with its error and does not stop the others; bad input (UserError) and Ctrl-C do. Both leave
+    every finished run on disk.
+    """
+    if ready(study) and (todo := missing(study, wanted, device)):
+        for config in todo:
+            methods.resolve(config.method, config.options)  # a wrong name is said before hours of pre-training
+        own = study.shared.get("text", Run.text)
+        if todo := [config for config in ordered(todo) if config.text == own or at_hand(config.text)]:
+            begin(study, device=device, progress=progress)
+            place = {"data_root": study.data_root, "results": study.results, "device": device}
+            place |= {"keep_weights": keep_weights, "dump": dump}
+            workers.make(study.name, todo, place, processes=processes, progress=progress)
+    return records.with_repeats(study.records)
+
+
+@cache
+def at_hand(encoder: str) -> bool:
+    """Whether this text encoder's vectors can be had here, from the cache, from its weights or from a network."""
+    try:
+        return text.table(encoder, Run.prompt, expressions.EXPRESSIONS) is not None
+    except UserError:
+        return False
+
+
+def begin(study: Profile, *, device: str = "auto", progress: bool = True) -> None:
+    """Make the start that the profile's runs share, where it is missing."""
+    if not study.pretrain or (weights := starts.file(study.results, study.pretrain.key)).exists():
+        return
+    place = {"data_root": study.data_root, "results": study.results, "device": device}
+    with workers.claim(study.results, study.pretrain.key):
+        if not weights.exists():  # by now: another sweep may have made it
+            starts.make(study.pretrain, **place, progress=progress)
+
+
+def dump(
+    study: Profile, config: Run, size: int = dumps.SIZE, *, device: str = "auto", progress: bool = True
+) -> dumps.Dump | None:
+    """The dump of a run. Where it is missing and the data are at hand, it is made; else None.
+
+    A run that has a record is trained again, from the same start, and nothing of that but the dump is kept. Its
+    checkpoint lies beside the dumps, so that an interrupted call goes on. Raises UserError where what made the record
+    and this code and machine are alike and the metrics are not.
+    """
+    if (found := dumps.read(study.results, config)) or not ready(study):
+        return found
+    done = records.finished(records.read(study.records)).get(config.key)
+    if done is None:
+        complete(study, [config], device=device, dump=size, progress=progress)
+        return dumps.read(study.results, config)
+    begin(study, device=device, progress=progress)
+    folder = study.results / "dumps" / config.key
+    if study.pretrain:
+        start = starts.file(folder, study.pretrain.key)
+        start.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(starts.file(study.results, study.pretrain.key), start)
+    place = {"data_root": study.data_root, "results": folder, "device": device}
+    again = runs.make(config, **place, dump=size, progress=progress)
+    if alike(done, again) and done["metrics"] != again["metrics"]:
+        was, now = (record["metrics"]["classifier"]["last"]["accuracy"] for record in (done, again))
+        raise UserError(
+            f"{config.key}: trained again it does not give its record (last accuracy {now}, on record {was}), so its "
+            f"dump is not kept; the new record and dump lie in {folder}"
+        )
+    if dumps.file(folder, config.key).exists():
+        os.replace(dumps.file(folder, config.key), dumps.file(study.results, config.key))
+    shutil.rmtree(folder)
+    return dumps.read(study.results, config)
+
+
+def alike(one: Mapping, other: Mapping) -> bool:
+    """Whether two records were made by one code, on one kind of machine, from one start: they should be equal."""
+    made = [
+        [record["start"]["sha256"], record["provenance"]["versions"]["torch"]]
+        + [record["provenance"].get(name) for name in ("device", "threads", "precision", "source")]
+        for record in (one, other)
+    ]
+    return made[0] == made[1]
+
+
+def ordered(wanted: Iterable[Run]) -> list[Run]:
+    """Seed by seed in the order given, and cheap first within a seed, by counted operations."""
+    wanted = list(wanted)
+    seeds = list(dict.fromkeys((config.seed, config.split_seed) for config in wanted))
+    return sorted(wanted, key=lambda config: (seeds.index((config.seed, config.split_seed)), workers.flops(config)))
+
+
+def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
+    """Add to `target` the finished records of other machines, by key; return how many were new.
+
+    Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
+    run made once more: it is kept, once, as an older record of its key. Raises UserError, and adds nothing, for any
+    other, and for a source that is not there.
+    """
+    sources = list(sources)
+    if absent := [str(file) for file in sources if not file.is_file()]:
+        raise UserError(f"{', '.join(absent)}: no such file; expected the records.jsonl that a sweep wrote")
+    have = records.read(target)
+    shown = {r["key"]: (f"{target}, record {n}", r) for n, r in enumerate(have, 1) if _is_finished(r)}
+    known = {files.canonical(record) for record in have}
+    new, repeated = [], []
+    for file in sources:
+        for number, record in enumerate(records.read(file), 1):
+            if not _is_finished(record) or (line := files.canonical(record)) in known:
+                continue
+            here = f"{file}, record {number}"
+            if record["key"] not in shown:
+                shown[record["key"]] = here, record
+                new.append(record)
+                known.add(line)
+                continue
+            there, first = shown[record["key"]]
+            fields = sorted((first.keys() | record.keys()) - {"provenance"})
+            differ = [name for name in fields if first.get(name) != record.get(name)]
+            if differ and not again:
+                raise UserError(
+                    f"{there} and {here}: {record['key']} differs in {', '.join(differ)}; keep one of them, or "
+                    "keep both with --again"
+                )
+            if differ:
+                repeated.append(record)
+                known.add(line)
+    records.add(target, new, older=repeated)
+    return len(new)
+
+
+def _is_finished(record: Mapping) -> bool:
+    return record["status"] == "finished"

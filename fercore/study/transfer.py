@@ -1,0 +1,157 @@
+"""From one data set to another: `python -m fercore transfer PARAMS --to NAME`.
+
+The averaged classifier of a finished run is evaluated on the test faces of a set that it was not trained on. Only the
+classes that both sets have count, by name: faces of other classes are left out, and the prediction is the argmax over
+the logits of the shared classes, so that no answer is wrong for want of a label.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fercore import files
+from fercore.config import Run
+from fercore.data import prepare
+from fercore.encoders import ImageEncoder
+from fercore.errors import UserError
+from fercore.methods import resolve
+from fercore.study import records
+from fercore.study.runs import weights
+from fercore.training import checkpoint, devices, metrics, probe
+
+
+@dataclass(frozen=True)
+class Target:
+    """The data set that is tested on, and its loader's options."""
+
+    dataset: str
+    options: dict
+
+    def key(self, run: str) -> str:
+        """Key of the record of this run on this target."""
+        return files.key_of({"kind": "transfer", "run": run, "dataset": self.dataset, "options": self.options})
+
+
+def classifier(config: Run, classes: int, kept: Mapping) -> ImageEncoder:
+    """The averaged model of a run, in evaluation mode; the widths of its heads are read from the tensors."""
+    text, projection = kept.get("to_text.weight"), kept.get("project.2.weight")
+    model = ImageEncoder(
+        config.encoder,
+        classes,
+        text_width=None if text is None else len(text),
+        projection=None if projection is None else len(projection),
+        unit=getattr(resolve(config.method, config.options)[1], "unit", False),
+        bf16=devices.precision(config.precision, kept["classifier.weight"].device) == "bf16",
+    )
+    model.load_state_dict(kept)
+    return model.to(kept["classifier.weight"].device).eval()
+
+
+def restore(record: Mapping, results: Path, device: torch.device) -> tuple[ImageEncoder, dict]:
+    """Averaged model and method's state of a kept run. Raises UserError for weights that are damaged or do not fit."""
+    path, config = weights(results, record["key"]), Run.from_dict(record["config"])
+    kept = checkpoint.load(path, device)
+    try:
+        return classifier(config, len(record["data"]["classes"]), kept["model"]), kept["state"]
+    except (RuntimeError, KeyError, TypeError):
+        raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None
+
+
+@torch.inference_mode()
+def logits(model: ImageEncoder, data: prepare.Data, rows: np.ndarray, size: int) -> Float[Tensor, "n k"]:
+    """Of these faces of the data set, on the model's device."""
+    images = devices.resident(data.faces.images, next(model.parameters()).device)
+    return model.classify(probe.features(model, images, torch.from_numpy(rows), size))
+
+
+def evaluate(record: Mapping, target: Target, data: prepare.Data, results: Path, device: torch.device) -> dict:
+    """The record of one finished run on the target. Raises UserError for weights that are damaged or do not fit."""
+    started, config = time.perf_counter(), Run.from_dict(record["config"])
+    ours, theirs = list(record["data"]["classes"]), list(data.faces.classes)
+    shared = [name for name in ours if name in theirs]
+    if len(shared) < 2:
+        raise UserError(f"{target.dataset}: shares {len(shared)} classes with {config.dataset}; at least 2 are needed")
+    place = torch.full((len(theirs),), -1)
+    place[[theirs.index(name) for name in shared]] = torch.arange(len(shared))
+    truth = place[torch.from_numpy(data.faces.labels[data.test])]
+    model, _ = restore(record, results, device)
+    z = logits(model, data, data.test[(truth >= 0).numpy()], config.image_size)
+    p = z[:, [ours.index(name) for name in shared]].softmax(1)
+    found = metrics.evaluation(p, truth[truth >= 0].to(p.device), config.steps)
+    made = records.provenance(device, "bf16" if model.bf16 else "fp32", time.perf_counter() - started, 1)
+    return {
+        "key": target.key(record["key"]),
+        "kind": "transfer",
+        "status": "finished",
+        "config": {"run": record["config"], "dataset": target.dataset, "dataset_options": target.options},
+        "data": data.summary(),
+        "metrics": {key: found[key] for key in ("accuracy", "macro_f1", "recall")} | {"n": len(p), "classes": shared},
+        "provenance": {key: value for key, value in made.items() if key != "seconds_per_step"},
+    }
+
+
+def run(
+    target: Target,
+    *,
+    results: Path,
+    runs: list[Run],
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[int, list[Run]]:
+    """Evaluate what is finished, kept and not evaluated yet; records go to `results`/records.jsonl.
+
+    Returns how many were made, and the runs whose weights are not there. A run is evaluated once for each target.
+    """
+    where, file = devices.choose(device), results / "records.jsonl"
+    done = records.finished(records.read(file))
+    todo = [config for config in runs if target.key(config.key) not in done]
+    kept = [config for config in todo if config.key in done and weights(results, config.key).exists()]
+    absent = [config for config in todo if config not in kept]
+    loaded: dict[int, prepare.Data] = {}  # by size: photographs may be resized as they are read
+    for config in tqdm(kept, desc=f"to {target.dataset}", disable=not (progress and kept)):
+        size = config.image_size
+        if size not in loaded:
+            loaded[size] = prepare.prepare(
+                target.dataset, data_root, size=size, drop_duplicates=False, options=target.options
+            )
+        records.append(file, evaluate(done[config.key], target, loaded[size], results, where))
+    return len(kept), absent
+
+
+def remedies(params: str, absent: list[Run], results: Path, then: str = "transfer") -> list[str]:
+    """How many weights are missing, and the command that makes them: of runs not made yet, and of finished ones.
+
+    A finished run is not trained again where its record is: its weights need a folder of their own; `then` is the
+    command that asked for them.
+    """
+    done = records.finished(records.read(results / "records.jsonl"))
+    new, again = ([c for c in absent if (c.key in done) == known] for known in (False, True))
+    out = []
+    if new:
+        out.append(f"{len(new)} runs are not made yet: {command(params, new, results)}")
+    if again:
+        place = f"{results}-weights"
+        out.append(
+            f"{len(again)} finished runs left no weights: {command(params, again, place)}, then {then} with the "
+            "same --results"
+        )
+    return out
+
+
+def command(params: str, runs: list[Run], results: Path | str) -> str:
+    """The sweep that makes these runs (the grid around them) and keeps their weights."""
+    wanted = {
+        "methods": dict.fromkeys(config.method for config in runs),
+        "labels": dict.fromkeys(config.labels for config in runs if config.labels),  # 0: a method's own doing
+        "seeds": dict.fromkeys(config.seed for config in runs),
+    }
+    options = " ".join(f"--{option} {value}" for option, values in wanted.items() for value in values)
+    return f"python -m fercore sweep {params} --keep-weights {options} --results {results}"

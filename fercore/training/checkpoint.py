@@ -1,0 +1,43 @@
+"""Checkpoints: everything a run needs to go on, written atomically, read without pickle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fercore import files
+from fercore.errors import UserError, reason
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run that is under way is kept, and every how many steps it is written."""
+
+    path: Path
+    every: int = 200
+
+    def save(self, state: dict) -> None:
+        """Write tensors and plain values; a crash leaves the checkpoint before or this one."""
+        save(self.path, state)
+
+    def load(self, device: torch.device) -> dict | None:
+        """What was saved last, or None where nothing was. Raises UserError when the file is damaged."""
+        return load(self.path, device) if self.path.exists() else None
+
+    def remove(self) -> None:
+        """The run is over and stored."""
+        self.path.unlink(missing_ok=True)
+
+
+def save(path: Path, state: dict) -> None:
+    """Write tensors and plain values atomically."""
+    with files.atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path: Path, device: torch.device) -> dict:
+    """Tensors and plain values of a file. Raises UserError when it is damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # what torch raises on damaged bytes has no common base
+        raise UserError(f"{path}: damaged checkpoint ({reason(error)}); delete it, and the run starts again") from None

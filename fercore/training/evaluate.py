@@ -1,0 +1,85 @@
+"""Evaluations: what the averaged model says of faces, and the metrics that the record keeps."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fercore.fusion import fuse
+from fercore.training import metrics
+
+if TYPE_CHECKING:
+    from fercore.training.loop import Training
+
+LAST = 5  # evaluations in the reported mean
+
+
+@torch.inference_mode()
+def predict(run: "Training", rows: Int64[Tensor, " n"]) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"] | None]:
+    """Class probabilities of these rows of the data set: the classifier's, and the fused levels'."""
+    model, method = run.ema.model, run.method
+    weights = method.fusion(run.options) if hasattr(method, "fusion") else None
+    alone, fused = [], []
+    for faces in run.views.plain(rows, run.config.image_size):
+        output = model(faces)
+        alone.append(output.logits.softmax(1))
+        if hasattr(method, "levels"):
+            fused.append(fuse(method.levels(model, output, run.state, run.options), weights))
+    return torch.cat(alone), torch.cat(fused) if fused else None
+
+
+@torch.inference_mode()
+def levels(run: "Training", rows: Int64[Tensor, " n"]) -> dict[str, Float[Tensor, "n k"]]:
+    """What each level says of these rows; the classifier alone where the method has no levels."""
+    said: dict[str, list[Tensor]] = {}
+    for faces in run.views.plain(rows, run.config.image_size):
+        output = run.ema.model(faces)
+        p = {"semantic": output.logits.softmax(1)}
+        if hasattr(run.method, "levels"):
+            p = run.method.levels(run.ema.model, output, run.state, run.options)
+        for level, part in p.items():
+            said.setdefault(level, []).append(part)
+    return {level: torch.cat(parts) for level, parts in said.items()}
+
+
+def log(run: "Training") -> None:
+    """Append one entry to the history and keep the evaluations that are reported in full."""
+    entry = {"step": run.step, **run.tally.read()}
+    if memory := getattr(run.state, "memory", None):
+        entry["memory"] = int(memory.valid.sum())
+    labels, pool = run.views.labels, run.views.pool
+    held_out = pool[torch.from_numpy(run.split.validation)]
+    chosen_by = None
+    if len(held_out):
+        p, _ = predict(run, held_out)
+        validation = metrics.evaluation(p, labels[held_out].to(run.device), run.step)
+        entry["validation"] = {k: validation[k] for k in ("accuracy", "macro_f1", "ece")}
+        chosen_by = validation["accuracy"]
+    test = torch.from_numpy(run.data.test)
+    truth = labels[test].to(run.device)
+    for head, p in zip(("classifier", "fused"), predict(run, test)):
+        if p is None:
+            entry[head] = None
+            continue
+        full = metrics.evaluation(p, truth, run.step)
+        entry[head] = {k: full[k] for k in ("accuracy", "macro_f1", "ece")}
+        kept = run.best.setdefault(head, {"last": full, "best_on_test": full, "selected": None, "chosen_by": -1.0})
+        kept["last"] = full
+        if full["accuracy"] > kept["best_on_test"]["accuracy"]:
+            kept["best_on_test"] = full
+        if chosen_by is not None and chosen_by > kept["chosen_by"]:
+            kept["selected"], kept["chosen_by"] = full, chosen_by
+    run.history.append(entry)
+    if run.log and run.step in run.log.steps:
+        run.log.add(run.step, levels(run, run.log.rows))
+
+
+def summary(run: "Training") -> dict:
+    """Metrics of the record: per head, last, mean of the last five, validation-selected, best on test."""
+    out: dict = {"fused": None}
+    for head, kept in run.best.items():
+        last = [entry[head] for entry in run.history[-LAST:]]
+        mean = {k: round(sum(e[k] for e in last) / len(last), 5) for k in ("accuracy", "macro_f1", "ece")}
+        out[head] = {k: kept[k] for k in ("last", "selected", "best_on_test")} | {"mean_last5": mean}
+    return out

@@ -1,0 +1,299 @@
+"""run(config, data, start) -> record: the only training loop. It knows no method by name, and no folder.
+
+All randomness is a function of (seed, stream, step), so a checkpoint needs no generator and no
+sampler position but the step: a run killed anywhere and started again gives the same record.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fercore import text
+from fercore.config import Run
+from fercore.data import splits
+from fercore.data.prepare import Data
+from fercore.encoders import ImageEncoder, Output
+from fercore.errors import UserError
+from fercore.methods import resolve
+from fercore.methods.api import Batch, Context, views
+from fercore.training import devices, evaluate, levels, pretrained
+from fercore.training.checkpoint import Checkpoint
+from fercore.training.diagnostics import Tally
+from fercore.training.ema import EMA
+from fercore.training.views import Pixels, pixels
+
+
+class Outcome(NamedTuple):
+    """What a training leaves, as values."""
+
+    record: dict  # all that the run was made from and came to, but for the machine
+    weights: dict[str, dict]  # of the averaged model and of the method's state
+    log: levels.LevelLog | None
+    seconds: float
+    precision: str
+
+
+@dataclass
+class Training:
+    """A run that is set up: fixed inputs first, then everything that a checkpoint holds."""
+
+    config: Run
+    device: torch.device
+    precision: str
+    data: Data
+    split: splits.Split
+    start: pretrained.Start
+    matched: float  # share of the backbone's tensors that the start gave
+    views: Pixels
+    method: ModuleType
+    options: object
+    model: ImageEncoder
+    ema: EMA
+    optimisers: dict[str, torch.optim.Optimizer]
+    state: nn.Module
+    tally: Tally
+    history: list[dict]
+    best: dict[str, dict]  # evaluations: best on test, and chosen on validation
+    log: levels.LevelLog | None = None
+    step: int = 0
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict:
+        """Tensors and plain values that rebuild this object around the same inputs."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "state": self.state.state_dict(),
+            "tally": self.tally.sums,
+            "history": self.history,
+            "best": self.best,
+            "log": self.log.state_dict() if self.log else None,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, saved: dict) -> None:
+        """The inverse of `state_dict`."""
+        self.model.load_state_dict(saved["model"])
+        self.ema.model.load_state_dict(saved["ema"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(saved["optimisers"][name])
+        self.state.load_state_dict(saved["state"])
+        self.tally.sums = saved["tally"]
+        self.history, self.best = saved["history"], saved["best"]
+        if self.log and saved.get("log"):
+            self.log.load_state_dict(saved["log"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+
+
+def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.device, log: int = 0) -> Training:
+    """Draw the split, build model and state, load the start. Raises UserError for what does not fit together."""
+    method, options = resolve(config.method, config.options)
+    classes = data.faces.classes
+    split = splits.draw(
+        data.faces.labels[data.pool],
+        config.labels,
+        config.split_seed,
+        dataset=config.dataset,
+        classes=classes,
+        validation=config.validation,
+        include_labelled=config.include_labelled,
+    )
+    if not len(split.unlabelled) and any(views(method, options).values()):
+        raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
+    faces = pixels(data, split, device)
+    uses_text = getattr(method, "uses_text", lambda options: False)(options)
+    table = text.table(config.text, config.prompt, classes).to(device) if uses_text else None
+    precision = devices.precision(config.precision, device)
+    model = ImageEncoder(
+        config.encoder,
+        len(classes),
+        text_width=None if table is None else table.shape[1],
+        projection=getattr(options, "projection", 0) or None,
+        unit=getattr(options, "unit", False),
+        bf16=precision == "bf16",
+        seed=config.seed,
+    )
+    matched = pretrained.load(model.backbone, start)
+    model.to(device).train()
+    context = Context(
+        classes=len(classes),
+        slots=len(data.pool),
+        labelled=faces.labelled,
+        unlabelled=faces.unlabelled,
+        feature=model.width,
+        width=model.embedding_width,
+        text=table,
+        seed=config.seed,
+    )
+    state = (method.state(context, options) if hasattr(method, "state") else nn.Module()).to(device)
+    unlabelled = faces.pool[faces.unlabelled]
+    return Training(
+        config=config,
+        device=device,
+        precision=precision,
+        data=data,
+        split=split,
+        start=start,
+        matched=matched,
+        views=faces,
+        method=method,
+        options=options,
+        model=model,
+        ema=EMA(model, config.ema),
+        optimisers=optimisers(method, model, state, options, config.lr),
+        state=state,
+        tally=Tally(),
+        history=[],
+        best={},
+        log=levels.begin(unlabelled, log, config.split_seed, evenly(config.steps, config.evaluations)),
+    )
+
+
+def optimisers(
+    method: ModuleType, model: ImageEncoder, state: nn.Module, options: object, lr: float
+) -> dict[str, torch.optim.Optimizer]:
+    """The method's own, or one Adam over the model and what the method trains beside it."""
+    if hasattr(method, "optimisers"):
+        return method.optimisers(model, state, options, lr)
+    return {"all": torch.optim.Adam([*model.parameters(), *state.parameters()], lr=lr, fused=True)}
+
+
+def with_labels(run: Training, hook: str, *more: object) -> None:
+    """Call the method's `hook`, if it has one: it may look at the labelled faces through the averaged model."""
+    if not hasattr(run.method, hook):
+        return
+    slots = run.views.labelled
+    rows = run.views.pool[slots]
+
+    @torch.no_grad()
+    def encode() -> Output:
+        parts = [run.ema.model(faces) for faces in run.views.plain(rows, run.config.image_size)]
+        return Output(*(torch.cat(field) for field in zip(*parts)))
+
+    getattr(run.method, hook)(encode, slots.to(run.device), run.views.labels[rows].to(run.device), run.state, *more)
+
+
+def prepare(run: Training) -> None:
+    """Before the first step."""
+    with_labels(run, "prepare")
+
+
+def refresh(run: Training) -> None:
+    """After each of the method's epochs, where it counts in them."""
+    if run.step in evenly(run.config.steps, getattr(run.options, "epochs", 0)):
+        with_labels(run, "refresh", run.options)
+
+
+def evenly(steps: int, times: int) -> set[int]:
+    """So many of the numbers 1 ... steps, evenly spaced, the last at the end."""
+    return {round(steps * (i + 1) / times) for i in range(times)} - {0}
+
+
+def schedule(config: Run, step: int) -> float:
+    """Share of the learning rate: constant, or FixMatch's cosine, cos(7 pi t / 16 T), which ends at 0.195."""
+    return 1.0 if config.schedule == "constant" else math.cos(7 * math.pi * step / (16 * config.steps))
+
+
+def batch(run: Training, step: int) -> tuple[Batch, Tensor | None]:
+    """Views of step number `step`, and the hidden labels of its unlabelled faces (for the tally alone)."""
+    return run.views.batch(run.config, views(run.method, run.options), step)
+
+
+def train_step(run: Training, step: int) -> None:
+    """One step. On a GPU nothing in it waits for the device."""
+    inputs, hidden = batch(run, step)
+    for optimiser in run.optimisers.values():
+        for group in optimiser.param_groups:
+            group["lr"] = schedule(run.config, step) * group.setdefault("initial_lr", group["lr"])
+    # The outer context changes no precision: it lets the step's forward passes share their bf16 weights.
+    with torch.autocast(run.device.type, enabled=False):
+        if hasattr(run.method, "update"):
+            result = run.method.update(run, inputs)
+        else:
+            result = run.method.step(run.model, inputs, run.state, run.options)
+    if not hasattr(run.method, "update"):
+        descend(result.total, *run.optimisers.values())
+    run.ema.update(run.model, step)
+    run.tally.add(result, hidden)
+
+
+def descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
+    """One step down this loss; gradients are dropped afterwards."""
+    loss.backward()
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def run(
+    config: Run,
+    data: Data,
+    start: pretrained.Start,
+    *,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    log: int = 0,
+    progress: bool = True,
+    watch: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Train; an interrupted run goes on from its checkpoint and ends in the same record.
+
+    `log`: so many unlabelled faces, of which each level's word is kept. It changes nothing of the training. `watch` is
+    told how many steps are done, after each. Raises UserError for inputs that do not fit together.
+    """
+    training = set_up(config, data, start, device, log)
+    evaluated = evenly(config.steps, config.evaluations)
+    if checkpoint and (saved := checkpoint.load(device)):
+        training.load_state_dict(saved)
+    else:
+        prepare(training)
+    if config.compile:
+        training.model.compile()  # in place: joint forwards go through it as well
+    before, started = training.seconds, time.perf_counter()
+    steps = range(training.step, config.steps)
+    title = f"{config.method} {config.dataset}/{config.labels} seed {config.seed}"
+    with tqdm(steps, initial=training.step, total=config.steps, desc=title, disable=not progress) as bar:
+        for step in bar:
+            train_step(training, step)
+            training.step = step + 1
+            refresh(training)
+            if training.step in evaluated:
+                evaluate.log(training)
+                bar.set_postfix(accuracy=f"{training.history[-1]['classifier']['accuracy']:.3f}")
+            if checkpoint and (training.step % checkpoint.every == 0 or training.step == config.steps):
+                training.seconds = before + time.perf_counter() - started
+                checkpoint.save(training.state_dict())
+            if watch:
+                watch(training.step)
+    return finish(training, before + time.perf_counter() - started)
+
+
+def finish(run: Training, seconds: float) -> Outcome:
+    """The record of a run that has made its last step, and what else it leaves."""
+    split, pool = run.split, run.data.pool
+    record = {
+        "config": run.config.to_dict(),
+        "constants": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(run.options).items()},
+        "data": run.data.summary(),
+        "split": {
+            "hash": split.hash,
+            "labelled": pool[split.labelled].tolist(),
+            "validation": pool[split.validation].tolist(),
+            "unlabelled": len(split.unlabelled),
+            "counts": [int(c) for c in split.counts],
+        },
+        "start": run.start.summary() | {"matched": run.matched},
+        "metrics": evaluate.summary(run),
+        "history": run.history,
+    }
+    weights = {"model": run.ema.model.state_dict(), "state": run.state.state_dict()}
+    return Outcome(record, weights, run.log, seconds, run.precision)

@@ -1,0 +1,114 @@
+"""Where the encoder starts from: nothing, ImageNet, a file, or our own self-supervised weights.
+
+The paper starts from MS-Celeb-1M weights. That set was withdrawn and its weights carry its terms,
+so a start is always named, its share of matched tensors is recorded, and so is its hash.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fercore import files
+from fercore.errors import UserError, reason
+
+# Prefixes under which published face networks keep their backbone, removed in this order.
+WRAPPERS = ("module.", "encoder_q.", "online_encoder.", "encoder.", "backbone.", "model.", "features.", "resnet.")
+LEAST_MATCH = 0.9  # of the backbone's tensors; below that a "start" is mostly a random one
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights of a backbone: where they are from, and the tensors, None for random ones."""
+
+    kind: str = "none"  # none, imagenet, file or pretrain
+    sha256: str | None = None  # of the file
+    key: str | None = None  # of the pre-training
+    tensors: dict[str, Tensor] | None = None
+    names: dict[str, str] = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
+    source: str = ""  # what an error calls it
+
+    def summary(self) -> dict:
+        """What the record says of it."""
+        return {"kind": self.kind, "sha256": self.sha256, "key": self.key}
+
+
+def of_file(path: Path, names: dict[str, str]) -> Start:
+    """The weights of a file. Raises UserError where it is not there or holds none."""
+    found = tensors(path)
+    return Start("file", files.sha256(path), None, found, names, str(path))
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a torch file (no pickled code). Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file; expected .safetensors, or a state dict saved by torch")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # what torch raises on damaged bytes has no common base
+        raise UserError(f"{path}: not readable as weights ({reason(error)}); convert it to safetensors") from None
+    for name in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: holds no state dict of tensors")
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def rename(state: dict[str, Tensor], known: set[str], keys: dict[str, str]) -> dict[str, Tensor]:
+    """Names as the backbone has them: the caller's prefix map first, then the usual wrappers."""
+    out = {}
+    for name, tensor in state.items():
+        for old, new in keys.items():
+            if name.startswith(old):
+                name = new + name[len(old) :]
+                break
+        while name not in known:
+            wrapper = next((w for w in WRAPPERS if name.startswith(w)), None)
+            if wrapper is None:
+                break
+            name = name[len(wrapper) :]
+        out[name] = tensor
+    return out
+
+
+def load(backbone: nn.Module, start: Start) -> float:
+    """Copy what fits into the backbone and return the matched share of its tensors, 0 to 1.
+
+    Raises UserError when less than 90 % of the backbone is found under any known name.
+    """
+    if start.tensors is None:
+        return 0.0
+    own = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    renamed = rename(start.tensors, set(own), start.names)
+    fitting = {k: renamed[k] for k, v in own.items() if k in renamed and renamed[k].shape == v.shape}
+    matched = len(fitting) / len(own)
+    if matched < LEAST_MATCH:
+        missing = next(k for k in own if k not in fitting)
+        raise UserError(
+            f"{start.source}: only {matched:.0%} of the encoder's {len(own)} tensors found (first one missing: "
+            f"{missing}; the file has {next(iter(start.tensors))}); give a key map, e.g. start: {{file: PATH, "
+            "keys: {'old.': 'new.'}}"
+        )
+    backbone.load_state_dict(fitting, strict=False)
+    return round(matched, 4)
+
+
+def imagenet(encoder: str) -> Start:
+    """torchvision's ImageNet weights. Raises UserError where they are neither cached nor reachable."""
+    names = {"resnet18": "ResNet18_Weights", "resnet50": "ResNet50_Weights"}
+    if encoder not in names:
+        raise UserError(f"start: imagenet: no ImageNet weights for {encoder}; there are some for {', '.join(names)}")
+    weights = getattr(torchvision.models, names[encoder]).IMAGENET1K_V1
+    try:
+        found = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+        raise UserError(
+            f"start: imagenet: {file} is absent and could not be fetched ({reason(error)}); "
+            "place torchvision's file there, or choose another start"
+        ) from None
+    return Start("imagenet", None, None, found, {}, "start: imagenet")
