@@ -151,7 +151,7 @@ def test_other_records_do_not_notice(study, tmp_path):
     both = records.read(study.records)
     assert len(both) == len(runs) + 4 and sweep.missing(study) == []
     assert tables.runs(both) == tables.runs(runs)
-    assert tables.provenance(both) == tables.provenance(runs)
+    assert tables.provenance_text(both) == tables.provenance_text(runs)
     assert [r for r in tables.of(both, study.runs()) if r["kind"] != "transfer"] == tables.of(runs, study.runs())
     made_up = synthetic.study() + both[len(runs) :]
     for claim in claims.load():

@@ -274,6 +274,32 @@ def shapes(**tensors: torch.Tensor) -> pd.DataFrame:
 # Sentences
 
 
+def setting(records: Sequence[Mapping]) -> pd.DataFrame:
+    """What the runs have in common, a line for each thing: data and test split, start, network, steps, text, device."""
+    done, lines = ran(records), []
+    for data in unique(r["data"] for r in done):
+        shown = next(r["metrics"]["classifier"]["last"]["confusion"] for r in done if r["data"] == data)
+        counts, dropped = np.sum(shown, axis=1), data["duplicates_dropped"]
+        doubles = f", {dropped:,} more dropped as duplicates of test faces" if dropped else ""
+        share = f"{data['classes'][counts.argmax()]} is {100 * counts.max() / counts.sum():.1f} % of them"
+        faces = f"{data_name(data['name'])} ({data['fingerprint']}): {data['train']:,} training faces{doubles}"
+        lines += [("data", faces), ("test", f"{data['tested_on']}, {data['test']:,} faces; {share}")]
+    lines += [("start", line) for line in _starts(done, records)]
+    steps = "{encoder}, {image_size} px, {steps:,} steps of {batch} labelled and {unlabelled_batch} unlabelled faces"
+    lines += [("runs", line) for line in unique(steps.format(**r["config"]) for r in done)]
+    lines += [("text", line) for line in unique('{text}, prompt "{prompt}"'.format(**r["config"]) for r in done)]
+    lines += [("device", ", ".join(unique(r["provenance"]["device"] for r in done)))] if done else []
+    return pd.DataFrame(lines or [("runs", published.NOT_RUN)], columns=["what", "in all runs"])
+
+
+def seeds(runs: pd.DataFrame, rows: str = "name") -> pd.DataFrame:
+    """Which seeds have a finished run, by these rows and by budget; a failed run is named with its error."""
+    shown = runs[runs.repeat == 0].sort_values("seed", kind="stable")
+    said = shown.seed.astype(str).where(shown.status == "finished", "failed: " + shown.error)
+    order = list(dict.fromkeys(runs[rows]))
+    return shown.assign(said=said).pivot_table("said", rows, "labels", " ".join, "").reindex(order)
+
+
 def head(records: Sequence[Mapping]) -> str:
     """What the runs have in common: data and test split, start and what it is worth, network, steps, device."""
     done = ran(records)
@@ -401,7 +427,7 @@ def untested(records: Sequence[Mapping], table: str = "sit-fer/II", rows: Sequen
     return "\n".join(lines)
 
 
-def provenance(records: Sequence[Mapping]) -> str:
+def provenance_text(records: Sequence[Mapping]) -> str:
     """Where the records come from: code, versions, devices, hours, dates. Identical for identical records."""
     made = [r for r in records if r["status"] == "finished" and r["kind"] in ("run", "pretrain")]
     if not made:
@@ -418,6 +444,22 @@ def provenance(records: Sequence[Mapping]) -> str:
     lines += [f"device    {line}" for line in _tally(f"{p['device']}, {p['precision']}" for p in notes)]
     dates = sorted({p["finished"][:10] for p in notes})
     return "\n".join([*lines, f"finished  {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}"] if dates else lines)
+
+
+def provenance(records: Sequence[Mapping]) -> pd.DataFrame:
+    """Where the records come from: a line for each commit and machine, with its runs, hours and dates."""
+    made = [r for r in records if r["status"] == "finished" and r["kind"] in ("run", "pretrain")]
+    lines: dict[tuple, list[Mapping]] = {}
+    for p in (r["provenance"] for r in made):
+        commit = f"{(p['commit'] or 'none')[:10]}{' (changed)' if p['dirty'] else ''}"
+        versions = f"torch {p['versions']['torch']}, python {p['versions']['python']}"
+        lines.setdefault((commit, p["source"], versions, f"{p['device']}, {p['precision']}"), []).append(p)
+    rows = []
+    for key, some in lines.items():
+        dates = sorted(p["finished"][:10] for p in some)
+        days = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
+        rows.append((*key, len(some), sum(p["seconds"] for p in some) / 3600, days))
+    return pd.DataFrame(rows, columns=["commit", "source", "versions", "machine", "made", "hours", "finished"])
 
 
 def environment() -> str:
