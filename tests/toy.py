@@ -27,6 +27,13 @@ def network() -> nn.Module:
 
 BACKBONES["toy"] = (network, 16)
 
+# Values of a profile on rendered faces, which need no folder.
+FACS = {
+    "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
+    "methods": ["supervised", "sitfer", "audit/released", "fullysupervised"], "evaluations": 1, "batch": 4,
+    "unlabelled_batch": 4, "image_size": SIZE, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "lr": 3e-3,
+}  # fmt: skip
+
 
 def picture(label: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
     """uint8 [size, size, 3]: noise, with a bright square in the colour and corner of its class."""
