@@ -16,8 +16,8 @@ from fercore.encoders import ImageEncoder, Output
 from fercore.methods import METHODS, adacm, flexmatch, freematch, lion, resolve, views
 from fercore.methods.api import Batch, Context
 from fercore.mixing import mixup
-from fercore.study import records
-from fercore.training import loop
+from fercore.study import records, runs
+from fercore.training import evaluate, loop
 
 M = 6  # faces of a batch, labelled and unlabelled alike
 
@@ -495,19 +495,20 @@ def test_freematch_fairness_spreads_the_predictions():
 
 @pytest.mark.parametrize("method", [name for name, module in METHODS.items() if hasattr(module, "state")])
 @pytest.mark.parametrize("fault", [None, "started from the evaluation set"])
-def test_no_state_depends_on_the_evaluation_set(method, fault, toy_root, tmp_path, monkeypatch):
+def test_no_state_depends_on_the_evaluation_set(method, fault, toy_root, monkeypatch):
     def from_evaluation(run):
-        p, _ = loop.evaluate(run, run.data.test)
+        p, _ = evaluate.predict(run, torch.from_numpy(run.data.test))
         run.state.register_buffer("start", p.clone())
 
     if fault:
         monkeypatch.setattr(loop, "prepare", from_evaluation)
     states = []
     for blank in (False, True):
-        training = loop.set_up(toy.config(method), toy_root, tmp_path, "cpu")
+        training = toy.set_up(toy.config(method), toy_root)
         if blank:
-            training.images = training.images.clone()
-            training.images[training.data.test] = 0
+            images = training.views.images.clone()
+            images[training.data.test] = 0
+            training.views = training.views._replace(images=images)
         loop.prepare(training)
         for step in range(2):
             loop.train_step(training, step)
@@ -760,9 +761,9 @@ def test_lion_relabels_after_three_epochs_in_a_row():
 
 def test_fully_supervised_is_the_supervised_step_on_every_label(toy_root, tmp_path):
     place = {"data_root": toy_root, "results": tmp_path, "device": "cpu", "progress": False}
-    all_labels = loop.run(toy.config("supervised", labels=0), **place)
+    all_labels = runs.make(toy.config("supervised", labels=0), **place)
     for labels in (9, 12):
-        record = loop.run(toy.config("fullysupervised", labels=labels), **place)
+        record = runs.make(toy.config("fullysupervised", labels=labels), **place)
         assert record["config"]["labels"] == 0 and len(record["split"]["labelled"]) == record["data"]["train"] == 48
         for part in ("history", "metrics", "split"):
             assert record[part] == all_labels[part]
