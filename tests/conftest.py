@@ -43,6 +43,28 @@ def profile(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def asked(monkeypatch):
+    """What is asked of runs.make, which has a record at once. Its `hook` is called with each configuration before."""
+    import synthetic
+
+    from fercore.study import records, runs
+
+    class Asked(list):
+        hook = staticmethod(lambda config: None)
+
+    def make(config, *, results, **place):
+        asked.append(config)
+        asked.hook(config)
+        record = synthetic.of(config, accuracy=0.5)
+        records.append(results / "records.jsonl", record)
+        return record
+
+    asked = Asked()
+    monkeypatch.setattr(runs, "make", make)
+    return asked
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Type `python -m fercore ...`: (exit code, lines of stdout, lines of stderr)."""
     from fercore import cli

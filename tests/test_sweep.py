@@ -14,32 +14,13 @@ from safetensors.torch import save_file
 
 from fercore import files, paths, text
 from fercore.errors import UserError
-from fercore.study import cost, profiles, records, runs, starts, sweep, workers
+from fercore.study import cost, profiles, records, starts, sweep, workers
 from fercore.training import checkpoint, devices, loop
 from fercore.training.simclr import Pretrain
 
 
 def load(path, root=None):
     return profiles.load(path, data_root=root or "", results=path.parent / "results")
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What is asked of runs.make, which has a record at once. Its `hook` is called with each configuration before."""
-
-    class Asked(list):
-        hook = staticmethod(lambda config: None)
-
-    def make(config, *, results, **place):
-        asked.append(config)
-        asked.hook(config)
-        record = synthetic.of(config, accuracy=0.5)
-        records.append(results / "records.jsonl", record)
-        return record
-
-    asked = Asked()
-    monkeypatch.setattr(runs, "make", make)
-    return asked
 
 
 def complete(study, wanted=None, **place):
