@@ -72,7 +72,7 @@ def test_the_ladder_goes_both_ways_between_the_same_ends():
     base = plan.base(study)[0]
     rungs = plan.rungs(study)
     assert "colour" not in plan.rungs(load("fer2013"))  # grey faces have none to swap
-    assert set(rungs) == {"words", "ema", "colour", *audit.POINTS}
+    assert set(rungs) == {"text vectors", "ema", "colour", *audit.POINTS}
     points = {(point.axis, point.value): runs[0] for point, runs in plan.points(study, "50_paper_versus_code")}
     code = points.pop(("end", "code"))
     assert code.options == {"code": list(audit.POINTS)} and code.text == "released" and code.ema == 0

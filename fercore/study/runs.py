@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from fercore.config import Run
 from fercore.data import prepare
 from fercore.errors import UserError
@@ -43,13 +45,10 @@ def make(
 
     A run that is there in the precision of this device is not trained again; without the data, one of any precision is
     returned. An interrupted one goes on from its last checkpoint and ends in the same record (provenance apart). Raises
-    UserError for bad input, and where the method was registered anew, with other code, since the run was listed.
+    UserError for bad input, and for a method whose code is no longer what the run was listed with.
     """
     code = source(config.method)
-    if config.source not in ("", code):
-        resolve(config.method)  # another process does not know it at all
-        raise UserError(f"{config.method}: not the code that this run was listed with; list the runs anew")
-    config = replace(config, labels=budget(config.method, config.labels), source=code)
+    config = replace(config, labels=budget(config.method, config.labels), source=config.source or code)
     where = devices.choose(device)
     precision = devices.precision(config.precision, where)
     identity, file = records.identity(config, precision), results / "records.jsonl"
@@ -60,6 +59,8 @@ def make(
     if done:
         return done
     resolve(config.method, config.options)  # a wrong name is said before a data set is decoded
+    if config.source != code:
+        raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
     data = prepare.prepare(
         config.dataset,
         data_root,
@@ -80,7 +81,7 @@ def make(
     if keep_weights:
         checkpoint.save(weights(results, config.key), made.weights)
     if made.log and made.log.whole:
-        dumps.write(results, made.log, record, data.faces.labels[made.log.rows])
+        dumps.write(results, made.log, record, torch.from_numpy(data.faces.labels)[made.log.rows])
     records.append(file, record)
     saved.remove()
     return record
