@@ -1,6 +1,8 @@
 """Shapes and types of every signature in fercore are checked while the tests run, and at no other time."""
 
 import os
+import re
+import sys
 
 from jaxtyping import install_import_hook
 
@@ -12,6 +14,7 @@ install_import_hook("fercore", "beartype.beartype")
 
 import pytest  # noqa: E402
 import toy  # noqa: E402
+import yaml  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,3 +27,68 @@ def own_cache(tmp_path_factory):
 def toy_root(tmp_path_factory):
     """The made-up data set, written once; tests only read it."""
     return toy.write_faces(tmp_path_factory.mktemp("toy") / "faces")
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """A function that writes toy.PROFILE with these changes (None: without the key) as toy.yaml; returns its path."""
+    monkeypatch.delenv("FERCORE_DATA", raising=False)
+
+    def write(**changes):
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in (toy.PROFILE | changes).items() if v is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of runs.make, which has a record at once. Its `hook` is called with each configuration before."""
+    import synthetic
+
+    from fercore.study import records, runs
+
+    class Asked(list):
+        hook = staticmethod(lambda config: None)
+
+    def make(config, *, results, **place):
+        asked.append(config)
+        asked.hook(config)
+        record = synthetic.of(config, accuracy=0.5)
+        records.append(results / "records.jsonl", record)
+        return record
+
+    asked = Asked()
+    monkeypatch.setattr(runs, "make", make)
+    return asked
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Type `python -m fercore ...`: (exit code, lines of stdout, lines of stderr)."""
+    from fercore import cli
+
+    def typed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out.splitlines(), err.splitlines()
+
+    return typed
+
+
+@pytest.fixture
+def refused(call):
+    """The same, for input that must be refused: returns the one line on stderr."""
+
+    def typed(*arguments):
+        code, out, err = call(*arguments)
+        assert code == 2 and out == []
+        bars = [line for line in err if re.search(r"\d+/\d+ \[|img/s", line)]
+        lines = [line for line in err if line.strip() and line not in bars]
+        assert len(lines) == 1 and lines[0].startswith("error: "), err
+        return lines[0]
+
+    return typed

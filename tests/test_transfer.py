@@ -1,48 +1,40 @@
 """Across data sets: shared classes only, each run once, and records that disturb nobody."""
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import pytest
 import synthetic
 import torch
+import toy
 import yaml
-from test_cli import call, refused  # noqa: F401  (fixtures)
 
 from fercore import files
-from fercore.analysis import claims, tables
+from fercore.analysis import claims
 from fercore.data import prepare
 from fercore.errors import UserError
-from fercore.study import profiles, records, sweep, transfer
-from fercore.training import checkpoint, loop
+from fercore.study import profiles, records, runs, sweep, transfer
+from fercore.training import checkpoint
 
-GIVEN = {
-    "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
-    "methods": ["supervised", "sitfer", "audit/released", "fullysupervised"], "evaluations": 1, "batch": 4,
-    "unlabelled_batch": 4, "image_size": 24, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "lr": 0.003,
-}  # fmt: skip
 SAME = transfer.Target("facs", {"n": 70, "test": 35})
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory):
+def trained(tmp_path_factory):
     """A YAML whose runs are finished and kept, in the folder results beside it."""
     path = tmp_path_factory.mktemp("transfer") / "toy.yaml"
-    path.write_text(yaml.safe_dump(GIVEN))
+    path.write_text(yaml.safe_dump(toy.FACS))
     study = profiles.load(path, results=path.parent / "results")
     sweep.complete(study, device="cpu", keep_weights=True, progress=False)
     return path
 
 
 @pytest.fixture
-def study(profile, tmp_path):
+def study(trained, tmp_path):
     """The same, in a folder that may be changed."""
-    made = profiles.load(profile, results=profile.parent / "results")
-    for file in (made.records, *(made.results / "weights").iterdir()):
-        copy = tmp_path / "results" / file.relative_to(made.results)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
-    return profiles.load(profile, results=tmp_path / "results")
+    shutil.copytree(trained.parent / "results", tmp_path / "results")
+    return profiles.load(trained, results=tmp_path / "results")
 
 
 def go(study, target, root=None):
@@ -55,9 +47,9 @@ def go(study, target, root=None):
 def test_on_the_set_itself_it_is_the_last_evaluation_of_the_run(study):
     made, absent, found = go(study, SAME)
     assert (made, absent, len(found)) == (4, [], 4)
-    runs = records.finished(records.read(study.records))
+    done = records.finished(records.read(study.records))
     for record in found:
-        last = runs[files.key_of(record["config"]["run"])]["metrics"]["classifier"]["last"]
+        last = done[files.key_of(record["config"]["run"])]["metrics"]["classifier"]["last"]
         assert {k: record["metrics"][k] for k in ("accuracy", "macro_f1", "recall")} == {
             k: last[k] for k in ("accuracy", "macro_f1", "recall")
         }
@@ -97,7 +89,7 @@ def test_only_shared_classes_count(study, toy_root):
 def test_faces_of_other_classes_are_left_out(study, toy_root):
     """A source of three classes, tested on seven: 15 of 35 faces remain."""
     config = replace(study.runs()[0], dataset="own", dataset_options={}, labels=9)
-    loop.run(config, data_root=toy_root, results=study.results, device="cpu", keep_weights=True, progress=False)
+    runs.make(config, data_root=toy_root, results=study.results, device="cpu", keep_weights=True, progress=False)
     transfer.run(SAME, results=study.results, runs=[config], device="cpu", progress=False)
     made = records.read(study.records)[-1]
     assert made["metrics"]["n"] == 15 and sorted(made["metrics"]["classes"]) == ["anger", "happiness", "neutral"]
@@ -138,43 +130,41 @@ def test_weights_of_another_run(study):
 
 
 def test_sets_that_share_nothing(study, tmp_path):
-    import toy
-
     root = toy.write_faces(tmp_path / "faces", classes=("cat", "dog", "happiness"), train=2, test=2)
     with pytest.raises(UserError, match="own: shares 1 classes with facs; at least 2 are needed"):
         go(study, transfer.Target("own", {"classes": ["cat", "dog", "happiness"]}), root)
 
 
 def test_other_records_do_not_notice(study, tmp_path):
-    runs = records.read(study.records)
+    alone = records.read(study.records)
     go(study, SAME)
     both = records.read(study.records)
-    assert len(both) == len(runs) + 4 and sweep.missing(study) == []
-    assert tables.runs(both) == tables.runs(runs)
-    assert tables.provenance_text(both) == tables.provenance_text(runs)
-    assert [r for r in tables.of(both, study.runs()) if r["kind"] != "transfer"] == tables.of(runs, study.runs())
-    made_up = synthetic.study() + both[len(runs) :]
-    for claim in claims.load():
-        assert claims.compare(claim, made_up) == claims.compare(claim, synthetic.study())
+    assert len(both) == len(alone) + 4 and sweep.missing(study) == []
+    assert records.table(both).equals(records.table(alone))
+    assert [r for r in records.of(both, study.runs()) if r["kind"] != "transfer"] == alone
+    made_up = synthetic.study()
+    for name in ("sit-fer/text", "sit-fer/components", "sit-fer/reliable-pseudo-labels"):
+        claim = claims.find(name)
+        assert claims.compare(claim, made_up + both[len(alone) :]) == claims.compare(claim, made_up) != []
     target = tmp_path / "merged.jsonl"
     assert sweep.merge(target, [study.records, study.records]) == len(both)
     assert records.finished(records.read(target)).keys() == records.finished(both).keys()
 
 
-def test_on_the_command_line(call, study, profile, toy_root):  # noqa: F811
-    arguments = ["transfer", profile, "--to", "own", "--data-root", toy_root, "--results", study.results]
+def test_on_the_command_line(call, study, trained, toy_root):
+    arguments = ["transfer", trained, "--to", "own", "--data-root", toy_root, "--results", study.results]
     code, out, err = call(*arguments, "--device", "cpu")
     assert code == 0 and out[-1].endswith("4 new records of runs on own")
     code, out, _ = call(*arguments)
     assert code == 0 and out[-1].endswith("0 new records of runs on own")
     for config in itertools.islice(study.runs(), 2):
         transfer.weights(study.results, config.key).unlink()
-    code, out, err = call("transfer", profile, "--to", "facs", "--data-option", "n=35", "--results", study.results)
+    code, out, err = call("transfer", trained, "--to", "facs", "--data-option", "n=35", "--results", study.results)
     assert code == 0 and out[-1].endswith("2 new records of runs on facs")
     assert sum("2 finished runs left no weights: python -m fercore sweep" in line for line in err) == 1
 
 
-def test_bad_target(refused, study, profile):  # noqa: F811
-    line = refused("transfer", profile, "--to", "celeba", "--results", study.results)
+def test_bad_target(refused, study, trained):
+    line = refused("transfer", trained, "--to", "celeba", "--results", study.results)
     assert "unknown data set 'celeba'" in line
     assert len(records.read(study.records)) == 4

@@ -22,7 +22,7 @@ from fercore.data.prepare import Data
 from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.methods import resolve
-from fercore.methods.api import Batch, Context, views
+from fercore.methods.api import Batch, Context, Step, views
 from fercore.training import devices, evaluate, levels, pretrained
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
@@ -64,6 +64,19 @@ class Training:
     log: levels.LevelLog | None = None
     step: int = 0
     seconds: float = 0.0
+
+    def descend(self, loss: Tensor, *names: str) -> None:
+        """One step down this loss with the optimisers of these names, or with all; no other parameter is moved.
+
+        Gradients are dropped afterwards.
+        """
+        chosen = [self.optimisers[name] for name in names or self.optimisers]
+        held = (parameter for optimiser in chosen for group in optimiser.param_groups for parameter in group["params"])
+        loss.backward(inputs=[parameter for parameter in held if parameter.requires_grad])
+        for optimiser in chosen:
+            optimiser.step()
+            optimiser.zero_grad()
+        torch.clear_autocast_cache()  # it holds the weights of before
 
     def state_dict(self) -> dict:
         """Tensors and plain values that rebuild this object around the same inputs."""
@@ -133,6 +146,7 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
         width=model.embedding_width,
         text=table,
         seed=config.seed,
+        model=model,
     )
     state = (method.state(context, options) if hasattr(method, "state") else nn.Module()).to(device)
     unlabelled = faces.pool[faces.unlabelled]
@@ -214,24 +228,20 @@ def train_step(run: Training, step: int) -> None:
     for optimiser in run.optimisers.values():
         for group in optimiser.param_groups:
             group["lr"] = schedule(run.config, step) * group.setdefault("initial_lr", group["lr"])
-    # The outer context changes no precision: it lets the step's forward passes share their bf16 weights.
-    with torch.autocast(run.device.type, enabled=False):
-        if hasattr(run.method, "update"):
-            result = run.method.update(run, inputs)
-        else:
-            result = run.method.step(run.model, inputs, run.state, run.options)
-    if not hasattr(run.method, "update"):
-        descend(result.total, *run.optimisers.values())
+    result = update(run, inputs)
     run.ema.update(run.model, step)
     run.tally.add(result, hidden)
 
 
-def descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
-    """One step down this loss; gradients are dropped afterwards."""
-    loss.backward()
-    for optimiser in optimisers:
-        optimiser.step()
-        optimiser.zero_grad()
+def update(run: Training, inputs: Batch) -> Step:
+    """The method's own update of the weights, or its step and one descent."""
+    # This context changes no precision: it lets the forward passes share their bf16 weights.
+    with torch.autocast(run.device.type, enabled=False):
+        if hasattr(run.method, "update"):
+            return run.method.update(run, inputs)
+        result = run.method.step(run.model, inputs, run.state, run.options)
+    run.descend(result.total)
+    return result
 
 
 def run(
