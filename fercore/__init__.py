@@ -9,7 +9,7 @@ training    loop (the only one), views, optimisers, ema, evaluate, metrics, diag
             probe, geometry, checkpoint, devices, rng, timing
 study       profiles, plan, runs, starts, records, dumps, features, transfer, sweep, workers, cost, dry_run, reproduce
 analysis    claims (published numbers), tables, pairs, comparison, significance, ablations, prompts, sensitivity,
-            ladder, auditing, discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
+            paper_vs_code, discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
 report      printing, figures, inline, comparison_figures, ablation_figures, prompt_figures, audit_figures,
             pseudo_label_figures, feature_map_figures, explorer, readme, choices
 bench       step, methods, released (the authors' arithmetic, to be measured against)
