@@ -197,13 +197,6 @@ def test_train_needs_the_core_packages_only(toy_root, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
 
 
-def test_what_trains_and_stores_does_not_import_what_shows():
-    rooms = [paths.ROOT / "fercore" / room for room in ("data", "methods", "training", "study")]
-    read = [file for room in rooms for file in room.glob("*.py")]
-    shown = re.compile(r"^ *from fercore(\.| import .*)\b(analysis|report|bench)\b", re.M)
-    assert len(read) > 40 and [file.name for file in read if shown.search(file.read_text())] == []
-
-
 def test_the_map_of_the_library_names_every_module_once():
     rows = re.findall(r"^(\w+) +(.*(?:\n +.*)*)", fercore.__doc__.partition(":\n\n")[2], re.M)
     named = {room: re.findall(r"\w+", re.sub(r"\(.*?\)|; and .*", "", said)) for room, said in rows}
