@@ -8,7 +8,7 @@ methods     api (what a method is), code; and a file for each method, its equati
 training    loop (the only one), views, optimisers, ema, evaluate, metrics, diagnostics, levels, pretrained, simclr,
             probe, geometry, checkpoint, devices, rng, timing
 study       profiles, plan, runs, starts, records, dumps, features, transfer, sweep, workers, cost, dry_run, reproduce
-analysis    claims (published numbers), tables, pairs, comparison, significance, ablations, prompts, sensitivity,
+analysis    claims (published numbers), tables, pairs, comparison, significance, ablations, prompts,
             ladder, auditing, discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
 report      printing, figures, inline, comparison_figures, ablation_figures, prompt_figures, audit_figures,
             pseudo_label_figures, feature_map_figures, explorer, readme, choices
