@@ -38,7 +38,7 @@ def encoders(points: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(axes, panels.items()):
         for y, ((axis, _), runs) in enumerate(rows):
             values = runs[column].dropna()
-            seeds(ax, list(values), y, _colour(axis))
+            seeds(ax, list(values), float(y), _colour(axis))
             if len(values) and runs.base.any():
                 ax.axvline(values.mean(), color=INK, lw=0.7, ls=":", zorder=0)
         for y, ((below, _), (above, _)) in enumerate(pairwise(at for at, _ in rows)):
