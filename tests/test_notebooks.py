@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fercore import paths
-from fercore.analysis import ladder
+from fercore.analysis import paper_vs_code
 from fercore.study import dumps, plan, profiles, records
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
@@ -164,7 +164,7 @@ def test_papermill_at_toy_size(name, toy):
         return
     made = records.read(toy / "results" / "records.jsonl")
     study = profiles.load(toy / "toy.yaml", results=toy / "results")
-    rungs = ladder.runs(study, ONLY[name]) if name == ladder.NOTEBOOK else None
+    rungs = paper_vs_code.runs(study, ONLY[name]) if name == paper_vs_code.NOTEBOOK else None
     asked = {config.key for config in rungs or plan.runs(study, name, only=ONLY.get(name, ()))}
     keys = [record["key"] for record in made]  # those of the notebooks before this one, too
     assert set(keys) >= asked and len(keys) == len(set(keys)) and {r["status"] for r in made} == {"finished"}
