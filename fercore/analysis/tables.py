@@ -21,6 +21,7 @@ from fercore import files
 from fercore.analysis import claims as published
 from fercore.analysis.claims import Claim, Comparison
 from fercore.config import Run
+from fercore.data.expressions import EXPRESSIONS
 from fercore.fusion import divergence, entropy
 from fercore.methods.api import METHODS, title
 from fercore.study import records as store
@@ -122,12 +123,12 @@ def order(methods: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(methods), key=place)
 
 
-def planned(grid: Iterable[Run]) -> pd.MultiIndex:
-    """(labels, method) of these runs, whether they have a record or not: the rows of a table, all labels last."""
-    asked = {(config.labels, config.method) for config in grid}
-    budgets = sorted({labels for labels, _ in asked}, key=lambda labels: labels or math.inf)
-    rows = [(n, m) for n in budgets for m in order(method for labels, method in asked if labels == n)]
-    return pd.MultiIndex.from_tuples(rows, names=["labels", "method"])
+def rows(grid: Iterable[Run], runs: pd.DataFrame) -> pd.MultiIndex:
+    """(labels, method) of the runs that are asked for and of those that are there: every row of a table, run or not."""
+    asked = {(config.labels, config.method) for config in grid} | set(zip(runs.labels, runs.method))
+    budgets = sorted({labels for labels, _ in asked}, key=lambda labels: labels or math.inf)  # all labels are last
+    found = [(n, m) for n in budgets for m in order(method for labels, method in asked if labels == n)]
+    return pd.MultiIndex.from_tuples(found, names=["labels", "method"])
 
 
 # Tidy tables that `records.table` does not hold
@@ -158,7 +159,7 @@ def recall(records: Iterable[Mapping]) -> pd.DataFrame:
         key = tuple(r["config"][name] for name in ("labels", "method", "seed"))
         rows[key] = {name: 100 * share for name, share in zip(r["data"]["classes"], shares)}
     index = pd.MultiIndex.from_tuples(rows, names=["labels", "method", "seed"])
-    return pd.DataFrame(rows.values(), index)
+    return pd.DataFrame(rows.values(), index, columns=None if rows else EXPRESSIONS)
 
 
 # Tables
@@ -265,12 +266,7 @@ def states_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.Data
 
 def published_table(table: str) -> pd.DataFrame:
     """A published table as printed, e.g. published_table("sit-fer/I"): rows by columns, "value±spread"."""
-    out: dict[str, dict[str, str]] = {}
-    for cell in published.load():
-        if cell.kind == "value" and cell.id.startswith(f"{table} "):
-            spread = "" if cell.spread is None else f"±{cell.spread:.2f}"
-            out.setdefault(cell.says, {"": cell.says})[heading(cell.column)] = f"{cell.value:.2f}{spread}"
-    return pd.DataFrame(out.values()).fillna("")
+    return published.cells(table).set_index(["name", "on"]).printed.unstack(sort=False).fillna("")
 
 
 def papers_table() -> pd.DataFrame:
@@ -346,7 +342,8 @@ def seeds(runs: pd.DataFrame, rows: str = "name") -> pd.DataFrame:
     shown = runs[runs.repeat == 0].sort_values("seed", kind="stable")
     said = shown.seed.astype(str).where(shown.status == "finished", "failed: " + shown.error)
     listed = runs.set_index("method").loc[order(runs.method), rows].unique()
-    return shown.assign(said=said).pivot_table("said", rows, "labels", " ".join, "").reindex(listed)
+    table = shown.assign(said=said).pivot_table("said", rows, "labels", " ".join, "").reindex(listed)
+    return table[sorted(table, key=lambda labels: labels or math.inf)].rename(columns=budget_name)
 
 
 def head(records: Sequence[Mapping]) -> str:

@@ -104,7 +104,7 @@ def components(runs: pd.DataFrame, gains: pd.Series, published: pd.DataFrame) ->
             seeds(right, points, y, colour(row))
             for marker, value in zip(HOLLOW, published.loc[row]):
                 right.plot(value, y, marker, mfc="white", mec=FAINT, ms=4.5, mew=0.9, zorder=2)
-        _lines(left, len(rows)), _lines(right, len(rows))
+        rules(left, len(rows)), rules(right, len(rows))
         left.set(ylim=(-0.55, len(rows) - 0.45), xlabel=f"accuracy (%), {budget:,} labels")
         left.set_yticks(range(len(rows)), map(title, rows))
         left.margins(x=0.1)
@@ -124,7 +124,7 @@ def seeds(ax: Axes, values: Sequence[float], y: float, colour: str) -> None:
         ax.plot([np.mean(values)] * 2, [y - 0.36, y + 0.36], color=colour, lw=2, solid_capstyle="butt", zorder=3)
 
 
-def _lines(ax: Axes, rows: int) -> None:
+def rules(ax: Axes, rows: int) -> None:
     """Faint lines between the rows, and no ticks at their names."""
     for y in np.arange(rows - 1) + 0.5:
         ax.axhline(y, color="#eeeeee", lw=0.6, zorder=0)

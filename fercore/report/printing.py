@@ -95,6 +95,8 @@ def _printed(frame: pd.DataFrame) -> pd.DataFrame:
         format = FORMATS.get(title) or FORMATS.get(title.split()[-1] if title.strip() else "", ".2f")
         numbers = [_cell(v, format) for v in frame[column]]
         spreads = [_cell(v, format.lstrip("+")) for v in frame.get(f"{column} ±", [None] * len(frame))]
+        if title == "labels":
+            numbers = [n if n != "0" else "all" for n in numbers]
         width = max(map(len, spreads), default=0)
         # A number without a spread is padded, so that the points stay under each other.
         out[column] = [
