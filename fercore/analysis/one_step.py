@@ -6,7 +6,6 @@ between machines; from the stored tensors everybody computes the same levels, fu
 """
 
 import json
-import os
 import statistics
 import time
 import zipfile
@@ -180,13 +179,8 @@ def write(path: Path, step: Closeup) -> None:
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in step.tensors.items()}
     arrays |= {name: arrays[name].astype(np.float16) for name in HALVED}
     about = {"config": step.config.to_dict(), "classes": step.classes, "provenance": step.provenance}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        np.savez_compressed(temporary, about=np.array(files.canonical(about)), losses=step.losses.numpy(), **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.atomic(path) as temporary, open(temporary, "wb") as file:  # by its name, numpy would add .npz to it
+        np.savez_compressed(file, about=np.array(files.canonical(about)), losses=step.losses.numpy(), **arrays)
 
 
 def read(path: Path) -> Closeup | None:
