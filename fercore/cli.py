@@ -58,7 +58,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
-    act = door.price if dry_run else door.reproduce
+    act = door.forecast if dry_run else door.reproduce
     for line in act(params, notebook, data_root=absolute(data_root), results=absolute(results)):
         typer.echo(line)
 

@@ -92,3 +92,20 @@ def refused(call):
         return lines[0]
 
     return typed
+
+
+@pytest.fixture
+def fork(monkeypatch):
+    """Start a function of child.py in a process of its own: fork(function, *arguments) -> the process."""
+    from child import FORKED  # late: only the first of such tests waits for it
+
+    from fercore import paths
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), str(paths.ROOT)]))
+
+    def start(function, *arguments):
+        process = FORKED.Process(target=function, args=arguments)
+        process.start()
+        return process
+
+    return start

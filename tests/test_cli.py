@@ -197,13 +197,6 @@ def test_train_needs_the_core_packages_only(toy_root, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
 
 
-def test_what_trains_and_stores_does_not_import_what_shows():
-    rooms = [paths.ROOT / "fercore" / room for room in ("data", "methods", "training", "study")]
-    read = [file for room in rooms for file in room.glob("*.py")]
-    shown = re.compile(r"^ *from fercore(\.| import .*)\b(analysis|report|bench)\b", re.M)
-    assert len(read) > 40 and [file.name for file in read if shown.search(file.read_text())] == []
-
-
 def test_the_map_of_the_library_names_every_module_once():
     rows = re.findall(r"^(\w+) +(.*(?:\n +.*)*)", fercore.__doc__.partition(":\n\n")[2], re.M)
     named = {room: re.findall(r"\w+", re.sub(r"\(.*?\)|; and .*", "", said)) for room, said in rows}
@@ -223,7 +216,7 @@ def test_the_map_of_the_library_names_every_module_once():
     "dataset, make, message",
     [
         ("own", lambda root: None, r"absent does not exist; expected a folder per class"),
-        ("rafdb", lambda root: root.mkdir(), r"rafdb|list_patition_label"),
+        ("rafdb", lambda root: root.mkdir(), r"rafdb: .*list_patition_label\.txt"),
         ("fer2013", lambda root: root.mkdir(), r"fer2013\.csv"),
         ("own", lambda root: root.mkdir(), r"holds no image in a folder per class"),
     ],
@@ -233,11 +226,6 @@ def test_missing_root_and_wrong_layout(refused, tmp_path, dataset, make, message
     make(root)
     assert re.search(message, refused(*train_on(root, tmp_path / "r", dataset=dataset)))
     assert not (tmp_path / "r" / "records.jsonl").exists()
-
-
-def test_no_root(refused, tmp_path):
-    line = refused("train", "--dataset", "own", "--method", "supervised", "--results", tmp_path, *SHORT)
-    assert "own: no data root given; expected a folder per class" in line
 
 
 def test_truncated_image(refused, call, faces, tmp_path):
@@ -313,6 +301,10 @@ def test_damaged_records_line(refused, toy_root, tmp_path):
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "many"], r"--labels.*integer"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "9", "--set", "tau"], r"--set: 'tau'"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "-1"], r"labels: -1; expected a budget"),
+        (
+            ["train", "--dataset", "own", "--method", "sitfer", "--labels", "9"],
+            r"own: no data root given; expected a f",
+        ),
         (["train", "--dataset", "own", "--method", "sitfre", "--labels", "9"], r"method: 'sitfre' is unknown"),
         (["data"], r"(?i)name"),
         (["data", "celeba", "."], r"unknown data set 'celeba'; known: facs"),

@@ -143,7 +143,7 @@ def test_the_published_faces_suffice_for_the_budgets(name):
     pool = np.array(OFFICIAL[name]["train"][0][1])
     order = FOLDERS if name == "sfew" else EXPRESSIONS  # classes in the order of the published counts
     for budget in PAPER[name]:
-        wanted = splits.allotment(pool, budget, name, order)
+        wanted = splits.labels_per_class(pool, budget, name, order)
         assert sum(wanted) == budget and (np.array(wanted) <= pool).all()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from fercore import files, paths, text
 from fercore.errors import UserError
-from fercore.study import cost, profiles, records, starts, sweep, workers
+from fercore.study import cost, profiles, records, runs, starts, sweep, workers
 from fercore.training import checkpoint, devices, loop
 from fercore.training.simclr import Pretrain
 
@@ -194,6 +194,12 @@ def equal(some, others):
     assert sorted(r["key"] for r in some) == sorted(by_key)
     if torch.get_num_threads() == 1:  # sums in one order
         assert all(toy.content(record) == toy.content(by_key[record["key"]]) for record in some)
+
+
+def test_a_method_of_another_session_is_unknown(tmp_path):
+    """A spawned process does not know what a notebook registered: it is this that is said."""
+    with pytest.raises(UserError, match="method: 'mine' is unknown"):
+        runs.make(toy.config("mine", source="0123"), results=tmp_path, device="cpu")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fercore import files, methods, text
 from fercore.config import Run
 from fercore.data import expressions
 from fercore.errors import UserError
-from fercore.study import dumps, records, runs, starts, workers
+from fercore.study import cost, dumps, records, runs, starts, workers
 from fercore.study.profiles import Profile
 from fercore.training import devices
 
@@ -136,7 +136,7 @@ def ordered(wanted: Iterable[Run]) -> list[Run]:
     """Seed by seed in the order given, and cheap first within a seed, by counted operations."""
     wanted = list(wanted)
     seeds = list(dict.fromkeys((config.seed, config.split_seed) for config in wanted))
-    return sorted(wanted, key=lambda config: (seeds.index((config.seed, config.split_seed)), workers.flops(config)))
+    return sorted(wanted, key=lambda config: (seeds.index((config.seed, config.split_seed)), cost.flops(config)))
 
 
 def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
