@@ -22,6 +22,7 @@ study: .venv/installed
 	$(BIN)/python -m fercore reproduce params/$(PROFILE).yaml $(if $(DATA),--data-root $(DATA))
 
 test: .venv/installed
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m pytest $(TWO) tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) --nbval notebooks
 

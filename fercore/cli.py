@@ -58,7 +58,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
-    act = door.price if dry_run else door.reproduce
+    act = door.forecast if dry_run else door.reproduce
     for line in act(params, notebook, data_root=absolute(data_root), results=absolute(results)):
         typer.echo(line)
 
@@ -97,7 +97,7 @@ def sweep_(
     mine = sweep.ordered(chosen)[int(first) :: int(every)]
     sweep.complete(study, mine, device=device, keep_weights=keep_weights, dump=dump, processes=processes)
     whole = plan.runs(study)
-    typer.echo(f"{study.records}: {len(sweep.missing(study, whole))} runs of {len(whole)} are missing")
+    typer.echo(f"{study.records}: {len(sweep.missing(study, whole, device))} runs of {len(whole)} are missing")
     if dump and (bare := [run.key for run in mine if not dumps.file(study.results, run.key).exists()]):
         typer.echo(f"{len(bare)} runs have no dump: `python -m fercore dump` makes it by training them again", err=True)
 
@@ -186,9 +186,7 @@ def train_(
         precision=precision,
         compile=compile,
     )
-    record = runs.make(
-        config, data_root=data_root, results=results, device=device, checkpoint_every=checkpoint_every
-    )
+    record = runs.make(config, data_root=data_root, results=results, device=device, checkpoint_every=checkpoint_every)
     typer.echo(files.canonical(record))
 
 
@@ -241,8 +239,9 @@ def data_(
 
 @app.command("text")
 def text_(
-    text: Annotated[str, typer.Option(help="clip:MODEL/WEIGHTS, minilm, sentence:NAME, random, orthogonal, onehot.")]
-    = Run.text,
+    text: Annotated[
+        str, typer.Option(help="clip:MODEL/WEIGHTS, minilm, sentence:NAME, random, orthogonal, onehot.")
+    ] = Run.text,
     prompt: Annotated[str, typer.Option(help="With {} for the expression.")] = Run.prompt,
     classes: Annotated[str, typer.Option(help="Comma-separated; default: the seven expressions.")] = "",
 ):
@@ -268,9 +267,7 @@ def transfer_(
     """Evaluate a profile's kept weights on the test faces of another data set: shared classes, each run once."""
     study = profiles.load(params, results=absolute(results))
     target = transfer.Target(to, pairs(data_options, "--data-option"))
-    made, absent = transfer.run(
-        target, results=study.results, runs=study.runs(), data_root=data_root, device=device
-    )
+    made, absent = transfer.run(target, results=study.results, runs=study.runs(), data_root=data_root, device=device)
     for line in transfer.remedies(params, absent, study.results):
         typer.echo(line, err=True)
     typer.echo(f"{study.records}: {made} new records of runs on {to}")

@@ -83,6 +83,9 @@ class Run:
         """Digest of the configuration; equal runs have equal keys on every machine."""
         return files.key_of(self.to_dict())
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     def to_dict(self) -> dict:
         """Plain values, as the record carries them."""
         return {name: value for name, value in asdict(self).items() if name != "source" or value}

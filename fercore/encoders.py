@@ -70,6 +70,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (resnet("resnet18"), 512),
     "resnet50": (resnet("resnet50"), 2048),
     "wrn28_2": (wide_resnet_28_2, 128),
+    "colour": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3),  # the mean one: to count steps with
 }
 
 

@@ -14,6 +14,7 @@ install_import_hook("fercore", "beartype.beartype")
 
 import pytest  # noqa: E402
 import toy  # noqa: E402
+import yaml  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,6 +27,41 @@ def own_cache(tmp_path_factory):
 def toy_root(tmp_path_factory):
     """The made-up data set, written once; tests only read it."""
     return toy.write_faces(tmp_path_factory.mktemp("toy") / "faces")
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """A function that writes toy.PROFILE with these changes (None: without the key) as toy.yaml; returns its path."""
+    monkeypatch.delenv("FERCORE_DATA", raising=False)
+
+    def write(**changes):
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in (toy.PROFILE | changes).items() if v is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of runs.make, which has a record at once. Its `hook` is called with each configuration before."""
+    import synthetic
+
+    from fercore.study import records, runs
+
+    class Asked(list):
+        hook = staticmethod(lambda config: None)
+
+    def make(config, *, results, **place):
+        asked.append(config)
+        asked.hook(config)
+        record = synthetic.of(config, accuracy=0.5)
+        records.append(results / "records.jsonl", record)
+        return record
+
+    asked = Asked()
+    monkeypatch.setattr(runs, "make", make)
+    return asked
 
 
 @pytest.fixture
@@ -56,3 +92,20 @@ def refused(call):
         return lines[0]
 
     return typed
+
+
+@pytest.fixture
+def fork(monkeypatch):
+    """Start a function of child.py in a process of its own: fork(function, *arguments) -> the process."""
+    from child import FORKED  # late: only the first of such tests waits for it
+
+    from fercore import paths
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), str(paths.ROOT)]))
+
+    def start(function, *arguments):
+        process = FORKED.Process(target=function, args=arguments)
+        process.start()
+        return process
+
+    return start

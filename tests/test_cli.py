@@ -7,15 +7,16 @@ import sys
 
 import pytest
 import synthetic
+import torch
 import toy
-import yaml
 from safetensors.torch import save_file
 
 import fercore
-from fercore import cli, paths, text
+from fercore import cli, data, paths, text
 from fercore.errors import UserError
-from fercore.study import plan, profiles, records
-from fercore.training import loop
+from fercore.methods import METHODS
+from fercore.study import plan, profiles, records, sweep
+from fercore.training import devices, loop
 
 SHORT = (
     f"--labels 9 --steps 2 --evaluations 1 --batch 4 --unlabelled-batch 4 --image-size {toy.SIZE} --encoder toy "
@@ -36,28 +37,32 @@ def train_on(root, results, *more, method="supervised", dataset="own"):
 # What it prints
 
 
-def test_train_prints_its_record_as_the_last_line(call, toy_root, tmp_path):
+def test_train_prints_its_record_as_the_last_line_and_finds_it_again(call, toy_root, tmp_path):
     code, out, err = call(*train_on(toy_root, tmp_path, method="sitfer"))
-    assert code == 0
     record = json.loads(out[-1])
-    assert [record] == records.read(tmp_path / "records.jsonl")
+    assert code == 0 and [record] == records.read(tmp_path / "records.jsonl")
     config = toy.config("sitfer", steps=2, evaluations=1, batch=4, unlabelled_batch=4, lr=1e-4)
     assert record["config"] == config.to_dict() and record["key"] == config.key
     assert not any("Traceback" in line for line in err)
-    again = call(*train_on(toy_root, tmp_path, method="sitfer"))
-    assert json.loads(again[1][-1]) == record
+    for root in (toy_root, tmp_path / "absent"):
+        assert json.loads(call(*train_on(root, tmp_path, method="sitfer"))[1][-1]) == record
+
+
+def test_train_without_the_data_shows_a_record_of_another_precision(call, toy_root, tmp_path):
+    """With them it makes the run in its own."""
+    config = toy.config("supervised", steps=2, evaluations=1, batch=4, unlabelled_batch=4, lr=1e-4, precision="auto")
+    other = {"bf16": "fp32", "fp32": "bf16"}[devices.precision("auto", torch.device("cpu"))]
+    record = synthetic.made_again(synthetic.of(config, accuracy=0.5), 0, precision=other)
+    records.append(tmp_path / "records.jsonl", record)
+    assert json.loads(call(*train_on(tmp_path / "absent", tmp_path, "--precision", "auto"))[1][-1]) == record
+    made = json.loads(call(*train_on(toy_root, tmp_path, "--precision", "auto"))[1][-1])
+    assert made["key"] == record["key"] and made["provenance"]["precision"] != other
 
 
 def test_options_of_method_and_data(call, toy_root, tmp_path):
-    more = [
-        "--set",
-        "tau=0.5",
-        "--set",
-        'levels=["semantic"]',
-        "--data-option",
-        'classes=["neutral","anger","happiness"]',
-    ]
-    code, out, _ = call(*train_on(toy_root, tmp_path, *more, method="sitfer"))
+    given = ["--set", "tau=0.5", "--set", 'levels=["semantic"]']
+    given += ["--data-option", 'classes=["neutral","anger","happiness"]']
+    code, out, _ = call(*train_on(toy_root, tmp_path, *given, method="sitfer"))
     record = json.loads(out[-1])
     assert code == 0 and record["config"]["options"] == {"tau": 0.5, "levels": ["semantic"]}
     assert record["data"]["classes"] == ["neutral", "anger", "happiness"]
@@ -87,65 +92,72 @@ def test_text_prints_cosines(call):
     ]  # fmt: skip
 
 
-def test_sweep_and_its_parts(call, toy_root, tmp_path):
-    profile = tmp_path / "mini.yaml"
-    values = {
-        "dataset": "own", "labels": [9], "seeds": [0, 1], "methods": ["supervised"], "steps": 2, "evaluations": 1,
-        "batch": 4, "image_size": toy.SIZE, "encoder": "toy", "lr": 0.001,
-    }  # fmt: skip
-    profile.write_text(yaml.safe_dump(values))
-    where = ["--data-root", toy_root, "--results", tmp_path / "results", "--device", "cpu"]
-    code, out, _ = call("sweep", profile, *where, "--part", "1/2")
-    assert code == 0 and out[-1].endswith("1 runs of 2 are missing")
-    assert [r["config"]["seed"] for r in records.read(tmp_path / "results" / "records.jsonl")] == [1]
-    code, out, _ = call("sweep", profile, *where)
-    assert code == 0 and out[-1].endswith("0 runs of 2 are missing")
+def place(root, tmp_path, device="cpu"):
+    return ["--data-root", root, "--results", tmp_path / "results", "--device", device]
 
 
-def test_sweep_of_one_notebook(call, toy_root, tmp_path):
-    profile = tmp_path / "mini.yaml"
-    values = {
-        "dataset": "own", "labels": [9], "seeds": [0, 1], "methods": ["supervised"], "steps": 2, "evaluations": 1,
-        "batch": 4, "unlabelled_batch": 4, "image_size": toy.SIZE, "encoder": "toy", "text": "onehot", "lr": 0.001,
-        "notebooks": {"10_table2_components": {}, "12_table3_prompts": {}},
-    }  # fmt: skip
-    profile.write_text(yaml.safe_dump(values))
-    where = ["--data-root", toy_root, "--results", tmp_path / "results", "--device", "cpu"]
-    asked = ["--notebook", "12_table3_prompts", "--methods", "sitfer", "--seeds", "1", "--part", "0/5"]
-    code, out, _ = call("sweep", profile, *where, *asked)
-    made = [r["config"] for r in records.read(tmp_path / "results" / "records.jsonl")]
-    assert code == 0 and {(config["method"], config["seed"]) for config in made} == {("sitfer", 1)}
-    assert len({config["text"] + config["prompt"] for config in made}) == len(made) > 1
-    study = profiles.load(profile)
-    assert out[-1].endswith(f"{len(plan.runs(study)) - len(made)} runs of {len(plan.runs(study))} are missing")
+def test_sweep_and_its_parts(call, profile, toy_root, tmp_path, asked):
+    given = profile(labels=[9], methods=["supervised"])
+    for more, seeds, missing in ((["--part", "1/2"], [1], 1), ([], [1, 0], 0)):
+        code, out, _ = call("sweep", given, *place(toy_root, tmp_path), *more)
+        assert code == 0 and out[-1].endswith(f"{missing} runs of 2 are missing")
+        assert [config.seed for config in asked] == seeds
 
 
-def test_dry_run_needs_no_data_and_trains_nothing(call, tmp_path, monkeypatch):
-    profile = tmp_path / "mini.yaml"
-    values = {
-        "dataset": "rafdb", "data_root": "absent", "labels": [100], "seeds": [0, 1], "methods": ["supervised"],
-        "steps": 2, "evaluations": 1, "image_size": toy.SIZE, "encoder": "toy", "start": {"file": "absent.pth"},
-        "notebooks": {"01_one_step": {}, "10_table2_components": {}},
-    }  # fmt: skip
-    profile.write_text(yaml.safe_dump(values))
+def test_sweep_counts_what_is_missing_on_the_device_that_it_is_given(
+    call, profile, toy_root, tmp_path, asked, monkeypatch
+):
+    """Here a GPU would make the runs in bf16, and the CPU that is asked for makes them in fp32."""
+    monkeypatch.setattr(devices, "choose", lambda name="auto": torch.device("meta" if name == "auto" else name))
+    monkeypatch.setattr(devices, "precision", lambda asked, device: "fp32" if device.type == "cpu" else "bf16")
+    monkeypatch.setattr(synthetic, "PROVENANCE", synthetic.PROVENANCE | {"precision": "fp32"})
+    code, out, _ = call("sweep", profile(precision="auto", labels=[9]), *place(toy_root, tmp_path))
+    assert code == 0 and len(asked) == 4 and out[-1].endswith("0 runs of 4 are missing")
+
+
+def test_sweep_of_one_notebook(call, profile, toy_root, tmp_path, asked, monkeypatch):
+    def absent(name, lines):
+        raise UserError("text: not here")
+
+    monkeypatch.setitem(text.ENCODERS, "clip", absent)
+    sweep.at_hand.cache_clear()
+    notebooks = {"10_table2_components": {}, "12_table3_prompts": {}}
+    given = profile(labels=[9], methods=["supervised"], text="onehot", notebooks=notebooks)
+    few = ["--notebook", "12_table3_prompts", "--methods", "sitfer", "--seeds", "1", "--part", "0/5"]
+    code, out, _ = call("sweep", given, *place(toy_root, tmp_path), *few)
+    assert code == 0 and {(config.method, config.seed) for config in asked} == {("sitfer", 1)}
+    assert len({config.text + config.prompt for config in asked}) == len(asked) > 1
+    whole = len(plan.runs(profiles.load(given)))
+    assert out[-1].endswith(f"{whole - len(asked)} runs of {whole} are missing")
+
+
+def test_dry_run_needs_no_data_and_trains_nothing(call, profile, tmp_path, monkeypatch):
+    given = profile(
+        dataset="rafdb", data_root="absent", labels=[100], methods=["supervised"], start={"file": "absent.pth"},
+        notebooks={"01_one_step": {}, "10_table2_components": {}},
+    )  # fmt: skip
     monkeypatch.setitem(sys.modules, "papermill", None)
-    code, out, _ = call("reproduce", profile, "--results", tmp_path / "results", "--dry-run")
+    dry = ["reproduce", given, "--results", tmp_path / "results", "--dry-run"]
+    code, out, _ = call(*dry)
     assert code == 0 and "2 of 2 runs are missing" in out[0]
     assert any(re.match(r"supervised +100 +2 ", line) for line in out)
     assert any(re.match(r" +10_table2_components +2 runs", line) for line in out)
-    code, only, _ = call(
-        "reproduce", profile, "--results", tmp_path / "results", "--dry-run", "--notebook", "01_one_step"
-    )
+    code, only, _ = call(*dry, "--notebook", "01_one_step")
     assert code == 0 and not any("10_table2_components" in line for line in only)
     assert not (tmp_path / "results").exists()
 
 
-def test_merge(call, tmp_path):
-    for name, seeds in (("a", (0, 1)), ("b", (1, 2))):
-        for seed in seeds:
-            records.append(tmp_path / f"{name}.jsonl", synthetic.run("supervised", seed))
-    code, out, _ = call("merge", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+def test_merge(call, refused, tmp_path):
+    one, two = (synthetic.run("supervised", seed) for seed in range(2))
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for record in (one, two):
+        records.append(b, record)
+    records.append(a, one | {"metrics": {}})
+    line = refused("merge", a, b)
+    assert f"{a}, record 1 and {b}, record 1: {one['key']} differs in metrics; keep" in line
+    code, out, _ = call("merge", a, b, "--again")
     assert code == 0 and out[-1].endswith("a.jsonl: 1 new records")
+    assert records.read(a) == [one, one | {"metrics": {}}, two]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"]])
@@ -185,18 +197,16 @@ def test_train_needs_the_core_packages_only(toy_root, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["status"] == "finished"
 
 
-def test_what_trains_does_not_import_what_shows():
-    folders = (paths.ROOT / "fercore", paths.ROOT / "fercore/methods", paths.ROOT / "fercore/data")
-    files = [file for folder in folders for file in folder.glob("*.py")]
-    assert len(files) > 40
-    assert [file.name for file in files if re.search(r"^from fercore(\.| import )pages", file.read_text(), re.M)] == []
-
-
 def test_the_map_of_the_library_names_every_module_once():
-    words = re.findall(r"[a-z_]+", re.sub(r"\(.*?\)", "", fercore.__doc__.partition(":\n\n")[2]))
-    rows = {line.split()[0] for line in fercore.__doc__.partition(":\n\n")[2].splitlines() if line}
-    here = [path for path in (paths.ROOT / "fercore").iterdir() if not path.name.startswith("__")]
-    assert sorted(words) == sorted([*rows, *(path.stem for path in here if path.suffix in ("", ".py"))])
+    rows = re.findall(r"^(\w+) +(.*(?:\n +.*)*)", fercore.__doc__.partition(":\n\n")[2], re.M)
+    named = {room: re.findall(r"\w+", re.sub(r"\(.*?\)|; and .*", "", said)) for room, said in rows}
+    own = {"data": data.NAMES, "methods": [name for name, method in METHODS.items() if hasattr(method, "__file__")]}
+    house = paths.ROOT / "fercore"
+    there = {room.name: room for room in house.iterdir() if (room / "__init__.py").exists()}
+    assert there.keys() | {"parts", "beside"} == named.keys()
+    for room, folder in {**there, "parts": house}.items():
+        said = [*named[room], *own.get(room, ()), *(named["beside"] if room == "parts" else ())]
+        assert sorted(said) == sorted(file.stem for file in folder.glob("*.py") if file.stem[0] != "_"), room
 
 
 # Bad input
@@ -206,7 +216,7 @@ def test_the_map_of_the_library_names_every_module_once():
     "dataset, make, message",
     [
         ("own", lambda root: None, r"absent does not exist; expected a folder per class"),
-        ("rafdb", lambda root: root.mkdir(), r"rafdb|list_patition_label"),
+        ("rafdb", lambda root: root.mkdir(), r"rafdb: .*list_patition_label\.txt"),
         ("fer2013", lambda root: root.mkdir(), r"fer2013\.csv"),
         ("own", lambda root: root.mkdir(), r"holds no image in a folder per class"),
     ],
@@ -216,11 +226,6 @@ def test_missing_root_and_wrong_layout(refused, tmp_path, dataset, make, message
     make(root)
     assert re.search(message, refused(*train_on(root, tmp_path / "r", dataset=dataset)))
     assert not (tmp_path / "r" / "records.jsonl").exists()
-
-
-def test_no_root(refused, tmp_path):
-    line = refused("train", "--dataset", "own", "--method", "supervised", "--results", tmp_path, *SHORT)
-    assert "own: no data root given; expected a folder per class" in line
 
 
 def test_truncated_image(refused, call, faces, tmp_path):
@@ -296,6 +301,11 @@ def test_damaged_records_line(refused, toy_root, tmp_path):
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "many"], r"--labels.*integer"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "9", "--set", "tau"], r"--set: 'tau'"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "-1"], r"labels: -1; expected a budget"),
+        (
+            ["train", "--dataset", "own", "--method", "sitfer", "--labels", "9"],
+            r"own: no data root given; expected a f",
+        ),
+        (["train", "--dataset", "own", "--method", "sitfre", "--labels", "9"], r"method: 'sitfre' is unknown"),
         (["data"], r"(?i)name"),
         (["data", "celeba", "."], r"unknown data set 'celeba'; known: facs"),
         (["text", "--text", "bert"], r"text: 'bert' is unknown"),
@@ -318,45 +328,19 @@ def test_bad_device(refused, toy_root, tmp_path):
     assert "device: 'gpu' is unknown" in refused(*train_on(toy_root, tmp_path, "--device", "gpu"))
 
 
-@pytest.mark.parametrize("key, message", [("learning_rate: 0.1", "unknown key learning_rate"), ("lr: 3e-4", "lr: ")])
-def test_bad_yaml(refused, tmp_path, key, message):
-    profile = tmp_path / "mine.yaml"
-    profile.write_text(
-        f"dataset: own\nlabels: [9]\nseeds: [0]\nmethods: [supervised]\nsteps: 9\nevaluations: 1\n{key}\n"
-    )
-    line = refused("sweep", profile, "--data-root", tmp_path)
-    assert f"mine.yaml: {message}" in line
-
-
-def test_sweep_without_data(refused, tmp_path):
-    profile = tmp_path / "mine.yaml"
-    profile.write_text("dataset: own\nlabels: [9]\nseeds: [0]\nmethods: [supervised]\nsteps: 20\n")
-    assert "absent does not exist" in refused("sweep", profile, "--data-root", tmp_path / "absent")
-    assert "--part: '2/2' should read I/N with I < N" in refused(
-        "sweep", profile, "--data-root", tmp_path, "--part", "2/2"
-    )
-
-
-def test_an_unknown_method_is_said_before_anything_is_trained(refused, toy_root, tmp_path):
-    profile = tmp_path / "mine.yaml"
-    start = "start: {pretrain: {steps: 2, batch: 4}}"
-    profile.write_text(f"dataset: own\nlabels: [9]\nseeds: [0]\nmethods: [supervised]\nsteps: 20\n{start}\n")
-    place = ("--data-root", toy_root, "--results", tmp_path / "out")
-    assert "'sitfre' is unknown" in refused("sweep", profile, "--methods", "sitfre", *place)
-    assert not (tmp_path / "out").exists()
+def test_sweep_refuses_before_anything_is_trained(refused, profile, toy_root, tmp_path):
+    start = {"pretrain": {"steps": 2, "batch": 4}}
+    where = place(toy_root, tmp_path)
+    assert "toy.yaml: unknown key learning_rate" in refused("sweep", profile(learning_rate=0.1), *where)
+    assert "absent does not exist" in refused("sweep", profile(start=start), *place(tmp_path / "absent", tmp_path))
+    assert "--part: '2/2' should read I/N with I < N" in refused("sweep", profile(), *where, "--part", "2/2")
+    assert "'sitfre' is unknown" in refused("sweep", profile(start=start), *where, "--methods", "sitfre")
+    assert not (tmp_path / "results").exists()
 
 
 def test_reproduce_says_when_the_data_asked_for_are_not_there(refused, tmp_path):
     line = refused("reproduce", "fer2013", "--data-root", tmp_path / "absent", "--results", tmp_path / "out")
     assert "absent does not exist" in line and not (tmp_path / "out").exists()
-
-
-def test_merge_of_records_that_disagree(refused, tmp_path):
-    one = synthetic.run("supervised", 0)
-    records.append(tmp_path / "a.jsonl", one)
-    records.append(tmp_path / "b.jsonl", one | {"metrics": {}})
-    line = refused("merge", tmp_path / "a.jsonl", tmp_path / "b.jsonl")
-    assert "b.jsonl" in line and "a.jsonl" in line and one["key"] in line
 
 
 def test_an_error_of_ours_is_not_swallowed(monkeypatch):

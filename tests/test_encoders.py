@@ -1,4 +1,4 @@
-"""Encoders, the narrow convolution, Adam over views, and where the weights start from."""
+"""Encoders, the narrow convolution, and where the weights start from."""
 
 import copy
 
@@ -11,7 +11,6 @@ from fercore import convolution
 from fercore.encoders import BACKBONES, ImageEncoder, backbone
 from fercore.errors import UserError
 from fercore.training import pretrained
-from fercore.training.optimisers import Adam
 
 
 def images(b=4, size=24, seed=0):
@@ -152,44 +151,6 @@ def test_bf16_leaves_the_classifier_in_fp32():
     assert {part.dtype for part in output} == {torch.float32}
     exact = ImageEncoder("toy", 3).eval()(images())
     assert torch.allclose(output.logits, exact.logits, atol=0.05) and not torch.equal(output.logits, exact.logits)
-
-
-# Adam
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_adam_equals_torch(weight_decay):
-    ours, theirs = (ImageEncoder("toy", 3, text_width=512) for _ in range(2))
-    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
-    reference = kind(theirs.parameters(), lr=1.0, weight_decay=weight_decay)
-    optimiser = Adam(ours.parameters(), lr=1.0, weight_decay=weight_decay)
-    for step, lr in enumerate((0.01, 0.02, 0.005)):
-        reference.param_groups[0]["lr"] = lr
-        for model in (ours, theirs):
-            model(images(seed=step)).logits.square().sum().backward()
-        optimiser.step(lr)
-        reference.step()
-        reference.zero_grad()
-        assert all(p.grad is None for p in ours.parameters())  # dropped: the next step does not add to them
-        for (name, a), b in zip(ours.named_parameters(), theirs.parameters()):
-            assert torch.allclose(a, b, atol=1e-5), (step, name)
-
-
-def test_adam_goes_on_after_a_state_dict_round_trip():
-    one = ImageEncoder("toy", 3)
-    first = Adam(one.parameters(), lr=0.01)
-
-    def step(model, optimiser, seed):
-        model(images(seed=seed)).logits.square().sum().backward()
-        optimiser.step(0.01)
-
-    step(one, first, 0)
-    two = copy.deepcopy(one)
-    second = Adam(two.parameters(), lr=0.01)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    step(one, first, 1)
-    step(two, second, 1)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
 
 
 # Starts

@@ -492,8 +492,8 @@ def test_edited_code_under_the_same_name_is_another_run(registry, study):
     assert [len(rows) for rows in shown] == [1, 1] and len(records.read(mine.records)) == 3
     losses = [record["history"][-1]["loss"]["unlabelled"] for record in records.read(mine.records)[1:]]
     assert losses[0] != losses[1]
-    with pytest.raises(UserError, match="mine: not the code that this run was listed with"):
-        sweep.complete(mine, [replace(first[1], seed=5)], progress=False)
+    with pytest.raises(UserError, match="mine: its code has changed since this run was listed"):
+        sweep.complete(mine, [replace(first[1], seed=5)], progress=False)  # a list of before
 
 
 # An update of its own

@@ -5,6 +5,7 @@ import math
 import statistics
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fercore.analysis import significance
@@ -52,12 +53,11 @@ def test_ties_count_as_far_in_spite_of_rounding():
     assert significance.p_value(d) == exact
 
 
-def test_p_value_without_enumeration_is_close_to_the_exact_one(monkeypatch):
-    d = np.random.default_rng(1).normal(0.2, 1, 12).tolist()
+def test_more_seeds_than_can_be_flipped_are_tested_as_normal():
+    d = np.random.default_rng(1).normal(0.2, 1, significance.FLIPS).tolist()
     exact = significance.p_value(d)
-    monkeypatch.setattr(significance, "EXACT", 4000)
-    assert 0.01 < exact < 0.99 and significance.p_value(d) == pytest.approx(exact, abs=0.03)
-    assert significance.p_value([1.0] * 40) == pytest.approx(1 / 4001)  # never 0
+    assert 0.01 < exact < 0.99 and exact * 2**significance.FLIPS % 1 == 0
+    assert significance.p_value([*d, statistics.fmean(d)]) == pytest.approx(exact, abs=0.05)
     assert math.isnan(significance.p_value([]))
 
 
@@ -74,9 +74,21 @@ def test_holm_is_the_step_down_procedure():
             rejected.add(i)
         assert rejected == {i for i, q in enumerate(adjusted) if q <= alpha}
     assert significance.holm([]) == [] and significance.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert significance.holm([0.04, math.nan, 0.01]) == pytest.approx([0.04, math.nan, 0.02], nan_ok=True)
 
 
 def test_seeds_needed_is_the_first_number_that_can_pass():
     for comparisons in (1, 2, 12, 64):
         n = significance.seeds_needed(comparisons, 0.05)
         assert comparisons * significance.least_p(n) <= 0.05 < comparisons * significance.least_p(n - 1)
+
+
+def test_the_table_corrects_within_a_family_and_leaves_single_seeds_out():
+    points = {("a", 10, 0): 1.0, ("a", 10, 1): 2.0, ("b", 10, 0): -1.0, ("b", 10, 1): -3.0, ("c", 10, 0): 5.0,
+              ("a", 20, 0): 4.0, ("a", 20, 1): 5.0}  # fmt: skip
+    d = pd.Series(points.values(), pd.MultiIndex.from_tuples(points, names=["method", "labels", "seed"]))
+    table = significance.table(d, ["labels", "method"], ["labels"])
+    assert list(table.n) == [2, 2, 1, 2] and list(table.p) == [0.5, 0.5, 1.0, 0.5]
+    assert table["p, Holm"].tolist() == pytest.approx([1.0, 1.0, math.nan, 0.5], nan_ok=True)
+    assert table.loc[(10, "b"), ["difference", "lower", "upper"]].tolist() == [-2.0, -3.0, -1.0]
+    assert significance.table(d[:0], ["labels", "method"], ["labels"]).empty

@@ -1,6 +1,7 @@
 """Across data sets: shared classes only, each run once, and records that disturb nobody."""
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,34 +11,31 @@ import toy
 import yaml
 
 from fercore import files
-from fercore.analysis import claims, tables
+from fercore.analysis import claims
 from fercore.data import prepare
 from fercore.errors import UserError
-from fercore.study import profiles, records, sweep, transfer
-from fercore.training import checkpoint, loop
+from fercore.study import profiles, records, runs, sweep, transfer
+from fercore.training import checkpoint
 
 SAME = transfer.Target("facs", {"n": 70, "test": 35})
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory):
+def trained(tmp_path_factory):
     """A YAML whose runs are finished and kept, in the folder results beside it."""
     path = tmp_path_factory.mktemp("transfer") / "toy.yaml"
     path.write_text(yaml.safe_dump(toy.FACS))
     study = profiles.load(path, results=path.parent / "results")
-    sweep.complete(study, device="cpu", keep_weights=True, progress=False)
+    for config in study.runs():
+        runs.make(config, results=study.results, device="cpu", keep_weights=True, progress=False)
     return path
 
 
 @pytest.fixture
-def study(profile, tmp_path):
+def study(trained, tmp_path):
     """The same, in a folder that may be changed."""
-    made = profiles.load(profile, results=profile.parent / "results")
-    for file in (made.records, *(made.results / "weights").iterdir()):
-        copy = tmp_path / "results" / file.relative_to(made.results)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
-    return profiles.load(profile, results=tmp_path / "results")
+    shutil.copytree(trained.parent / "results", tmp_path / "results")
+    return profiles.load(trained, results=tmp_path / "results")
 
 
 def go(study, target, root=None):
@@ -47,35 +45,30 @@ def go(study, target, root=None):
     return made, absent, [r for r in records.read(study.records) if r["kind"] == "transfer"]
 
 
-def test_on_the_set_itself_it_is_the_last_evaluation_of_the_run(study):
+def test_on_the_set_itself_it_is_the_last_evaluation_of_the_run_and_made_once(study, monkeypatch):
     made, absent, found = go(study, SAME)
     assert (made, absent, len(found)) == (4, [], 4)
-    runs = records.finished(records.read(study.records))
+    done = records.finished(records.read(study.records))
     for record in found:
-        last = runs[files.key_of(record["config"]["run"])]["metrics"]["classifier"]["last"]
-        assert {k: record["metrics"][k] for k in ("accuracy", "macro_f1", "recall")} == {
-            k: last[k] for k in ("accuracy", "macro_f1", "recall")
-        }
-        assert record["metrics"]["n"] == 35 and len(record["metrics"]["classes"]) == 7
-
-
-def test_the_record(study, toy_root):
-    *_, found = go(study, transfer.Target("own", {}), toy_root)
-    record = found[0]
-    assert record["status"] == "finished" and record["config"]["dataset"] == "own"
-    assert record["config"]["run"] == study.runs()[0].to_dict() and record["config"]["dataset_options"] == {}
-    assert record["key"] == transfer.Target("own", {}).key(study.runs()[0].key)
-    assert record["data"]["name"] == "own" and record["data"]["test"] == 18
-    assert record["provenance"]["device"].startswith("cpu") and record["provenance"]["source"]
-    keys = [r["key"] for r in records.read(study.records)]
-    assert len(set(keys)) == len(keys) == 8
+        last = done[files.key_of(record["config"]["run"])]["metrics"]["classifier"]["last"]
+        same = {name: last[name] for name in ("accuracy", "macro_f1", "recall")}
+        assert record["metrics"] == same | {"n": 35, "classes": record["data"]["classes"]}
+    before = study.records.read_bytes()
+    monkeypatch.setattr(transfer, "evaluate", lambda *args: pytest.fail("evaluated again"))
+    assert go(study, SAME) == (0, [], found) and study.records.read_bytes() == before
+    assert SAME.key("a") != transfer.Target("facs", {"n": 70, "test": 28}).key("a") != SAME.key("b")
 
 
 def test_only_shared_classes_count(study, toy_root):
     """Against a loop over faces: argmax among the three classes of the other set, in our order."""
-    *_, found = go(study, transfer.Target("own", {}), toy_root)
+    target = transfer.Target("own", {})
+    *_, found = go(study, target, toy_root)
     data = prepare.prepare("own", toy_root, size=24, options={})
     for config, record in zip(study.runs(), found):
+        assert record["key"] == target.key(config.key) and record["status"] == "finished"
+        assert record["config"] == {"run": config.to_dict(), "dataset": "own", "dataset_options": {}}
+        assert record["data"]["name"] == "own" and record["data"]["test"] == 18
+        assert record["provenance"]["device"].startswith("cpu") and record["provenance"]["source"]
         kept = checkpoint.load(transfer.weights(study.results, config.key), torch.device("cpu"))["model"]
         z = transfer.logits(transfer.classifier(config, 7, kept), data, data.test, 24)
         ours = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
@@ -86,24 +79,16 @@ def test_only_shared_classes_count(study, toy_root):
             right += said == data.faces.classes[data.faces.labels[face]]
         assert record["metrics"]["classes"] == shared and record["metrics"]["n"] == 18
         assert record["metrics"]["accuracy"] == pytest.approx(right / 18, abs=1e-5)
-    assert any(z.argmax(1).tolist() != z[:, [3, 5, 6]].argmax(1).tolist() for z in [z])
+    assert z.argmax(1).tolist() != z[:, [3, 5, 6]].argmax(1).tolist()
 
 
 def test_faces_of_other_classes_are_left_out(study, toy_root):
     """A source of three classes, tested on seven: 15 of 35 faces remain."""
     config = replace(study.runs()[0], dataset="own", dataset_options={}, labels=9)
-    loop.run(config, data_root=toy_root, results=study.results, device="cpu", keep_weights=True, progress=False)
+    runs.make(config, data_root=toy_root, results=study.results, device="cpu", keep_weights=True, progress=False)
     transfer.run(SAME, results=study.results, runs=[config], device="cpu", progress=False)
     made = records.read(study.records)[-1]
     assert made["metrics"]["n"] == 15 and sorted(made["metrics"]["classes"]) == ["anger", "happiness", "neutral"]
-
-
-def test_no_run_is_evaluated_twice(study, monkeypatch):
-    first = go(study, SAME)
-    before = study.records.read_bytes()
-    monkeypatch.setattr(transfer, "evaluate", lambda *args: pytest.fail("evaluated again"))
-    assert go(study, SAME) == (0, [], first[2]) and study.records.read_bytes() == before
-    assert SAME.key("a") != transfer.Target("facs", {"n": 70, "test": 28}).key("a") != SAME.key("b")
 
 
 def test_missing_weights_are_named_with_their_command(study):
@@ -139,35 +124,31 @@ def test_sets_that_share_nothing(study, tmp_path):
 
 
 def test_other_records_do_not_notice(study, tmp_path):
-    runs = records.read(study.records)
+    alone = records.read(study.records)
     go(study, SAME)
     both = records.read(study.records)
-    assert len(both) == len(runs) + 4 and sweep.missing(study) == []
-    assert tables.runs(both) == tables.runs(runs)
-    assert tables.provenance_text(both) == tables.provenance_text(runs)
-    assert [r for r in tables.of(both, study.runs()) if r["kind"] != "transfer"] == tables.of(runs, study.runs())
-    made_up = synthetic.study() + both[len(runs) :]
-    for claim in claims.load():
-        assert claims.compare(claim, made_up) == claims.compare(claim, synthetic.study())
+    assert len(both) == len(alone) + 4 and sweep.missing(study) == []
+    assert records.table(both).equals(records.table(alone))
+    assert [r for r in records.of(both, study.runs()) if r["kind"] != "transfer"] == alone
+    made_up = synthetic.study()
+    for name in ("sit-fer/text", "sit-fer/components", "sit-fer/reliable-pseudo-labels"):
+        claim = claims.find(name)
+        assert claims.compare(claim, made_up + both[len(alone) :]) == claims.compare(claim, made_up) != []
     target = tmp_path / "merged.jsonl"
     assert sweep.merge(target, [study.records, study.records]) == len(both)
     assert records.finished(records.read(target)).keys() == records.finished(both).keys()
 
 
-def test_on_the_command_line(call, study, profile, toy_root):
-    arguments = ["transfer", profile, "--to", "own", "--data-root", toy_root, "--results", study.results]
+def test_on_the_command_line(call, refused, study, trained, toy_root):
+    arguments = ["transfer", trained, "--to", "own", "--data-root", toy_root, "--results", study.results]
     code, out, err = call(*arguments, "--device", "cpu")
     assert code == 0 and out[-1].endswith("4 new records of runs on own")
     code, out, _ = call(*arguments)
     assert code == 0 and out[-1].endswith("0 new records of runs on own")
     for config in itertools.islice(study.runs(), 2):
         transfer.weights(study.results, config.key).unlink()
-    code, out, err = call("transfer", profile, "--to", "facs", "--data-option", "n=35", "--results", study.results)
+    code, out, err = call("transfer", trained, "--to", "facs", "--data-option", "n=35", "--results", study.results)
     assert code == 0 and out[-1].endswith("2 new records of runs on facs")
     assert sum("2 finished runs left no weights: python -m fercore sweep" in line for line in err) == 1
-
-
-def test_bad_target(refused, study, profile):
-    line = refused("transfer", profile, "--to", "celeba", "--results", study.results)
+    line = refused("transfer", trained, "--to", "celeba", "--results", study.results)
     assert "unknown data set 'celeba'" in line
-    assert len(records.read(study.records)) == 4

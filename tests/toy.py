@@ -32,11 +32,15 @@ def network() -> nn.Module:
 
 BACKBONES["toy"] = (network, 16)
 
-# Values of a profile on rendered faces, which need no folder.
-FACS = {
-    "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
-    "methods": ["supervised", "sitfer", "audit/released", "fullysupervised"], "evaluations": 1, "batch": 4,
-    "unlabelled_batch": 4, "image_size": SIZE, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "lr": 3e-3,
+# Values of a profile on these pictures, and of one on rendered faces, which need no folder.
+PROFILE = {
+    "dataset": "own", "labels": [9, 12], "seeds": [0, 1], "methods": ["supervised", "sitfer/semantic"], "steps": 3,
+    "evaluations": 1, "batch": 4, "unlabelled_batch": 4, "image_size": SIZE, "encoder": "toy", "text": "orthogonal",
+    "lr": 1e-3, "precision": "fp32",
+}  # fmt: skip
+FACS = PROFILE | {
+    "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "lr": 3e-3,
+    "methods": ["supervised", "sitfer", "audit/released", "fullysupervised"],
 }  # fmt: skip
 
 

@@ -1,19 +1,15 @@
-"""Points around SIT-FER: what changing one thing does, paired over seeds with the run that it is changed in.
+"""Ablations: SIT-FER with one thing changed, beside the unchanged run of the same seed.
 
-As report.py: tables and sentences made from records, percentages throughout. A ± after an accuracy is the standard
-deviation over seeds, after a difference the standard error of the paired mean. What the points are stands in plan.py;
-their runs are found by key, never by the name of a method.
+What the points are stands in study/plan.py. Their runs are found by key, never by the name of a method.
 """
 
-import math
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 
+import numpy as np
 import pandas as pd
 
-from fercore.analysis import claims as published
-from fercore.analysis import comparison, tables
+from fercore.analysis import pairs
 from fercore.config import Run
 from fercore.methods import resolve
 from fercore.methods.sitfer import Config
@@ -21,270 +17,77 @@ from fercore.study import plan
 from fercore.study import records as store
 from fercore.study.profiles import Profile
 from fercore.text import PROMPTS
+from fercore.training.evaluate import LAST
 
-TAIL = 5  # evaluations that a mean is over, as in claims.measure
 OPTIMUM = {"tau": Config.tau}  # stated: best in Figure 4(a); that of (b) is lost in the text
 RATE, RIVAL_RATE = "lr", "lr of FixMatch"
-OWN_CHOICE = (RATE, RIVAL_RATE, *(f.name for f in fields(Config)))  # axes on which the base run has a place
-PAIR = tuple[int, int]  # split seed, seed
+CONSTANTS = (RATE, RIVAL_RATE, *(f.name for f in fields(Config)))  # axes on which the base has a place
+AT = ("labels", "varied", "value", "seed")  # where a run stands among the points
 
 
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """A point, or the base among its points, with one budget: runs that ended, and those it is compared with."""
+def points(study: Profile, notebook: str) -> pd.DataFrame:
+    """The points of a notebook: a row for each planned run, budget by budget, axis by axis, in the order of the values.
 
-    axis: str
-    value: str
-    labels: int
-    runs: tuple[Mapping, ...]  # finished or failed
-    base: tuple[Mapping, ...]  # nothing changed
-    rival: tuple[Mapping, ...]  # FixMatch; where the learning rate is changed, at the same one
-    base_rival: tuple[Mapping, ...]
-    chosen: bool  # whether this is the base
+    Columns are those of `records.table`, and these. varied, value: what is changed, and to what, as plan.py prints it.
+    base: nothing is changed; on the axis of a constant the base has its place, so it may stand here several times.
+    point: the value, and "(base)" behind the base's. difference, macro_f1_difference: points over the base. gain:
+    points of accuracy over FixMatch, where the learning rate is changed over FixMatch at the same one. change: of the
+    gain from the base's. status: "not run" where there is no record yet; failed: whether it is "failed".
 
-    @property
-    def done(self) -> list[Mapping]:
-        """The finished runs."""
-        return finished(self.runs)
-
-    @property
-    def failed(self) -> int:
-        """How many runs failed."""
-        return len(self.runs) - len(self.done)
-
-    def difference(self, metric: str = "accuracy") -> dict[PAIR, float]:
-        """Points over the base, seed by seed."""
-        return over(self.runs, self.base, metric)
-
-    def gain(self) -> dict[PAIR, float]:
-        """Points over FixMatch, seed by seed."""
-        return over(self.runs, self.rival)
-
-    def change(self) -> dict[PAIR, float]:
-        """Points that the gain over FixMatch is more than the base's, seed by seed."""
-        if self.rival == self.base_rival:
-            return self.difference()
-        here, there = self.gain(), over(self.base, self.base_rival)
-        return {seed: here[seed] - there[seed] for seed in sorted(here.keys() & there.keys())}
-
-
-def settings(study: Profile, notebook: str, records: Iterable[Mapping]) -> list[Setting]:
-    """The points of a notebook with their records, axis by axis; on the axis of a constant the base has its place."""
-    there = {r["key"]: r for r in tables.runs(records)}
-    base, rival, points = plan.base(study), plan.base(study, "fixmatch"), plan.points(study, notebook)
-    rates = {point.value: runs for point, runs in points if point.axis == RIVAL_RATE}
-    out = []
-    for labels in dict.fromkeys(config.labels for config in base):
-        for axis in dict.fromkeys(point.axis for point, _ in points):
-            unchanged = rival if axis == RIVAL_RATE else base
-            chosen = _chosen(axis, base[0])
-            here = [(chosen, unchanged)] if chosen else []
-            here += [(point.value, runs) for point, runs in points if point.axis == axis]
-            for value, runs in sorted(here, key=lambda pair: _place(pair[0])):
-                against = rates.get(value, rival) if axis == RATE else rival
-                found = [_of(configs, labels, there) for configs in (runs, unchanged, against, rival)]
-                same = [c.key for c in runs] == [c.key for c in unchanged]
-                out.append(Setting(axis, value, labels, *found, chosen=same))
-    return out
-
-
-# Tables
-
-
-def table(found: Iterable[Setting], *axes: str) -> pd.DataFrame:
-    """One line for each setting, of these axes or of all: accuracy, pseudo-labels, memory.
-
-    ours: classifier, mean of the last five evaluations. difference: from the base, paired over seeds. kept: share of
-    unlabelled faces in the loss; right: of all pseudo-labels, and of those; means of the last five. memory: faces in
-    it at the end.
+    Pairs have split and seed in common, and their start file where both were made from one; what they differ by stands
+    in the row that tables show (repeat 0). The base has no difference and no change. Percent, points.
     """
-    lines = []
-    for s in on(found, axes):
-        line = {"labels": s.labels, "axis": s.axis, "value": s.value + (" (base)" if s.chosen else "")}
-        line |= result(s) | {"kept": tail(s.done, "kept"), "right": tail(s.done, "pseudo_accuracy")}
-        line |= {"right, kept": tail(s.done, "pseudo_accuracy_kept"), "memory": memory(s.done)}
-        lines.append(line | {"seeds": " ".join(f"{x:.2f}" for x in measures(s))})
-    columns = ["labels", "axis", "value", *spread("ours", "difference"), "kept", "right", "right, kept", "memory"]
-    return pd.DataFrame(lines, columns=[*columns, "seeds", "n", "failed"])
+    planned = _planned(study, notebook)
+    runs = store.frame(study, plan.around(study, notebook))
+    # What the plan knows of a run that is not there is taken from the plan.
+    known = [name for name in planned if name in runs and name != "key"]
+    found = planned.rename_axis("id").reset_index().merge(runs.drop(columns=known), "left", "key")
+    found = found.fillna({"status": "not run", "error": "", "repeat": 0, "start": ""}).astype({"repeat": int})
+    paired = {"difference": _over(planned, runs, "key", "base_key"), "gain": _over(planned, runs, "key", "rival_key")}
+    paired["macro_f1_difference"] = _over(planned, runs, "key", "base_key", "macro_f1")
+    moved = paired["gain"] - _over(planned, runs, "base_key", "base_rival_key")
+    paired["change"] = moved.where(planned.varied == RATE, paired["difference"])
+    for name, series in paired.items():
+        shown = (found.repeat == 0) & (~found.base | (name == "gain"))
+        found[name] = found.id.map(series).where(shown).astype(float)
+    numbers = found.loc[:, "accuracy":"memory"].columns
+    found = found.astype(dict.fromkeys(numbers, float)).assign(failed=found.status == "failed")
+    found["point"] = found.value + found.base.map({True: " (base)", False: ""})
+    return found.drop(columns=["id", "base_key", "rival_key", "base_rival_key"])
 
 
-# Sentences
+def _planned(study: Profile, notebook: str) -> pd.DataFrame:
+    """A row for each planned run: axis, value, base, what it is, and the keys of those that it is compared with."""
+    plain, rival, asked = plan.base(study), plan.base(study, "fixmatch"), plan.points(study, notebook)
+    rates = {point.value: runs for point, runs in asked if point.axis == RIVAL_RATE}
+    rows = []
+    for axis in dict.fromkeys(point.axis for point, _ in asked):
+        unchanged, chosen = rival if axis == RIVAL_RATE else plain, _chosen(axis, plain[0])
+        here = {chosen: unchanged} if chosen else {}
+        here |= {point.value: runs for point, runs in asked if point.axis == axis}
+        for value in sorted(here, key=_place):
+            against = rates.get(value, rival) if axis == RATE else rival
+            for run, base, other, usual in zip(here[value], unchanged, against, rival):
+                row = {"varied": axis, "value": value, "base": run.key == base.key, "key": run.key}
+                row |= {name: getattr(run, name) for name in (*pairs.PAIR, "method", "text", "prompt")}
+                row |= {"base_key": base.key, "rival_key": other.key, "base_rival_key": usual.key}
+                rows.append(row)
+    budgets = list(dict.fromkeys(run.labels for run in plain))
+    return pd.DataFrame(sorted(rows, key=lambda row: budgets.index(row["labels"])))
 
 
-def coverage(found: Iterable[Setting]) -> str:
-    """How many points have a run and with which seeds; then those that have none; then every failed run."""
-    found, lines = [s for s in found if not s.chosen], []
-    for labels in dict.fromkeys(s.labels for s in found):
-        here = [s for s in found if s.labels == labels]
-        done = [s for s in here if s.done]
-        seeds = ", ".join(map(str, sorted({r["config"]["seed"] for s in done for r in s.done}))) or "none"
-        lines.append(f"{tables.budget_name(labels)}: {len(done)} of {len(here)} points have runs, seeds {seeds}")
-        absent = listed(s for s in here if not s.runs)
-        lines += [f"not run: {'; '.join(absent)}"] if absent else []
-    for s in found:
-        for r in s.runs:
-            if r["status"] == "failed":
-                where = f"{named(s)}, {tables.budget_name(s.labels)}, seed {r['config']['seed']}"
-                lines.append(f"failed: {where}: {r.get('error', 'no reason given')}")
-    return "\n".join(lines) or "no points"
-
-
-def summit(found: Iterable[Setting], axis: str) -> str:
-    """Where on an axis the accuracy is highest, and whether it lies above both ends: a sentence for each budget.
-
-    The rule is that of claims.py; the best of several is compared with each end, so chance is on its side.
-    """
-    lines = []
-    for where, here in grounds(found, [axis]):
-        ran = [s for s in here if s.done]
-        if len(ran) < 3 or ran[0] is not here[0] or ran[-1] is not here[-1]:
-            lines.append(f"{where}: {published.NOT_RUN}: both ends of {axis} and a value between them are needed.")
-            continue
-        mean = means(ran)
-        best = max(mean, key=mean.__getitem__)
-        one = " One seed cannot tell this from chance." if any(len(s.done) == 1 for s in ran) else ""
-        if best in (ran[0], ran[-1]):
-            state, said = published.NOT_REPRODUCED, f"an end, {axis} {best.value}, is highest of {len(ran)} values"
-        else:
-            judged = [
-                published.judge("", end.value, "", best.labels, list(over(best.runs, end.runs).values()))
-                for end in (ran[0], ran[-1])
-            ]
-            state = tables.SAID[published.combine([c.state for c in judged])]
-            margins = tables.series([f"{tables.margin(c)} over {c.below}" for c in judged])
-            said = f"{axis} {best.value} is highest and lies inside, by {margins}"
-        lines.append(f"{where}: {state}: {said}.{one}")
-    return "\n".join(lines) or f"{axis}: {published.NOT_RUN}."
-
-
-def ends(found: Iterable[Setting], axis: str) -> str:
-    """Both ends of an axis against the base, seed by seed, and whether these seeds can tell them apart."""
-    lines = []
-    for where, here in grounds(found, [axis]):
-        told = [comparison.said(named(s), "the base", list(s.difference().values())) for s in (here[0], here[-1])]
-        lines += [f"{where}: {said}" for said in told]
-    return "\n".join(lines) or f"{axis}: {published.NOT_RUN}."
-
-
-# Parts
-
-
-def result(s: Setting) -> dict:
-    """Part of a table's line: accuracy, its difference from the base, how many runs there are."""
-    line = tables.with_spread("ours", measures(s)) | paired("difference", {} if s.chosen else s.difference())
-    return line | {"n": len(s.done), "failed": s.failed}
-
-
-def pairs(above: Iterable[Mapping], below: Iterable[Mapping]) -> dict[PAIR, list[Mapping]]:
-    """Finished runs of equal seed, [above, below], of one start file where both were made from one."""
-    high, low = ({seed_of(r): r for r in finished(some)} for some in (above, below))
-    return {seed: store.alike([high[seed], low[seed]]) for seed in sorted(high.keys() & low.keys())}
-
-
-def over(above: Iterable[Mapping], below: Iterable[Mapping], metric: str = "accuracy") -> dict[PAIR, float]:
-    """Points of the finished runs `above` over those `below`, paired by (split seed, seed)."""
-    return {seed: published.apart(*both, metric) for seed, both in pairs(above, below).items()}
-
-
-def tail(runs: Iterable[Mapping], name: str, level: str | None = None) -> float:
-    """Mean over the last evaluations and over seeds of a share in the history (%), or of one of its levels."""
-    values = [h.get(name) for r in runs for h in r["history"][-TAIL:]]
-    known = [v if level is None else v.get(level) for v in values if v is not None]
-    known = [100 * v for v in known if v is not None]
-    return statistics.fmean(known) if known else math.nan
-
-
-def memory(runs: Iterable[Mapping]) -> float:
-    """Faces in the memory after the last evaluation, mean over seeds."""
-    sizes = [r["history"][-1]["memory"] for r in runs if r["history"][-1].get("memory") is not None]
-    return statistics.fmean(sizes) if sizes else math.nan
-
-
-def means(ran: Iterable[Setting]) -> dict[Setting, float]:
-    """Mean accuracy of settings that ran, over the seeds that all of them share; over their own where none is."""
-    return {s: statistics.fmean(map(published.measure, runs)) for s, runs in shared(ran).items()}
-
-
-def shared(ran: Iterable[Setting]) -> dict[Setting, list[Mapping]]:
-    """The finished runs of settings that ran, of the seeds that all of them have; of their own where none is.
-
-    Seed by seed of one start file, where all were made from one.
-    """
-    by_seed = {s: {seed_of(r): r for r in s.done} for s in ran}
-    seeds = sorted(set.intersection(*map(set, by_seed.values()))) if by_seed else []
-    if not seeds:
-        return {s: list(runs.values()) for s, runs in by_seed.items()}
-    columns = [store.alike([runs[seed] for runs in by_seed.values()]) for seed in seeds]
-    return dict(zip(by_seed, map(list, zip(*columns))))
-
-
-def measures(s: Setting, metric: str = "accuracy") -> list[float]:
-    """Run by run, in percent."""
-    return [published.measure(r, metric) for r in s.done]
-
-
-def paired(name: str, differences: Mapping[PAIR, float]) -> dict[str, float]:
-    """Mean of differences and its standard error, as two cells."""
-    d = list(differences.values())
-    return tables.with_spread(name, d, over=math.sqrt(max(len(d), 1)))
-
-
-def spread(*names: str) -> list[str]:
-    """Each column's name and that of its ±."""
-    return [part for name in names for part in (name, f"{name} ±")]
-
-
-def finished(runs: Iterable[Mapping]) -> list[Mapping]:
-    """Those that did not fail."""
-    return [r for r in runs if r["status"] == "finished"]
-
-
-def seed_of(record: Mapping) -> PAIR:
-    """What runs are paired by."""
-    return record["config"]["split_seed"], record["config"]["seed"]
-
-
-def named(s: Setting) -> str:
-    """Axis and value."""
-    return f"{s.axis} {shown(s.value)}".strip()
-
-
-def shown(value: str) -> str:
-    """A value as tables print it: of a prompt its number in Table III."""
-    return str(1 + PROMPTS.index(value)) if value in PROMPTS else value
-
-
-def listed(some: Iterable[Setting]) -> list[str]:
-    """Settings by axis: "tau 0.6, 0.7", "random"."""
-    values: dict[str, list[str]] = {}
-    for s in some:
-        values.setdefault(s.axis, []).append(shown(s.value))
-    return [f"{axis} {', '.join(here)}".strip() for axis, here in values.items()]
-
-
-def on(found: Iterable[Setting], axes: Sequence[str] | None) -> list[Setting]:
-    """The settings of these axes, or all."""
-    return [s for s in found if not axes or s.axis in axes]
-
-
-def grounds(found: Iterable[Setting], axes: Sequence[str] | None) -> Iterator[tuple[str, list[Setting]]]:
-    """("FER2013/2000", its settings on these axes), budget by budget."""
-    found = on(found, axes)
-    for labels in dict.fromkeys(s.labels for s in found):
-        here = [s for s in found if s.labels == labels]
-        ran = next((r for s in here for r in s.runs), None)
-        yield f"{tables.data_name(ran['config']['dataset'])}/{labels}" if ran else tables.budget_name(labels), here
-
-
-def _of(configs: Iterable[Run], labels: int, there: Mapping[str, Mapping]) -> tuple[Mapping, ...]:
-    return tuple(there[config.key] for config in configs if config.labels == labels and config.key in there)
+def _over(planned: pd.DataFrame, runs: pd.DataFrame, above: str, below: str, metric: str = "accuracy") -> pd.Series:
+    """Points of the runs with the keys of one column over those of another, for each row of the plan."""
+    sides = [planned[[side]].rename_axis("id").reset_index() for side in (above, below)]
+    both = (side.merge(runs, left_on=side.columns[1], right_on="key") for side in sides)
+    return pairs.differences(*both, metric, on=["id"]).reindex(planned.index)
 
 
 def _chosen(axis: str, base: Run) -> str:
     """The base's own value on an axis, as plan.py prints values; empty where it has none."""
     if axis in (RATE, RIVAL_RATE):
         return "1 x"
-    value = getattr(resolve(base.method, base.options)[1], axis) if axis in OWN_CHOICE else None
+    value = getattr(resolve(base.method, base.options)[1], axis) if axis in CONSTANTS else None
     return "" if value is None else plan.constant(axis, value)[0].value
 
 
@@ -294,3 +97,79 @@ def _place(value: str) -> float:
         return float(value.split()[0])
     except (ValueError, IndexError):
         return 0.0
+
+
+def alike(points: pd.DataFrame) -> pd.DataFrame:
+    """One finished run for each value and seed, to draw beside each other: of one start file where all values have it.
+
+    Elsewhere it is the run that tables show. shared: whether all values of this axis and budget that ran have the seed.
+    """
+    parts = [points[:0].assign(shared=False)]
+    for _, axis in points[points.status == "finished"].groupby(["labels", "varied"], sort=False):
+        wanted = axis.value.nunique()
+        for _, seed in axis.groupby(["split_seed", "seed"]):
+            having = seed.groupby("start").value.nunique()
+            starts = seed.sort_values("repeat", kind="stable").start.unique()
+            common = next((start for start in starts if having[start] == wanted), None)
+            rows = seed[seed.repeat == 0] if common is None else seed[seed.start == common].drop_duplicates("value")
+            parts.append(rows.assign(shared=seed.value.nunique() == wanted))
+    return pd.concat(parts).sort_index() if len(parts) > 1 else parts[0]
+
+
+def of(made: Iterable[Mapping], runs: pd.DataFrame) -> list[tuple[Mapping, Mapping]]:
+    """(row, its record) for the finished runs of these rows; `made` as `records.with_repeats` gives it."""
+    found = {}
+    for record in made:
+        for repeat, one in enumerate((record, *reversed(record.get("repeats", ())))):
+            if one["kind"] == "run" and one["status"] == "finished":
+                found[one["key"], repeat] = one
+    rows = runs[runs.status == "finished"].to_dict("records")
+    return [(row, found[row["key"], row["repeat"]]) for row in rows]
+
+
+def history(made: Iterable[Mapping], runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each evaluation of these runs: AT, step; accuracy, kept, right, right_kept (%); memory (faces)."""
+    shares = {"kept": "kept", "right": "pseudo_accuracy", "right_kept": "pseudo_accuracy_kept"}
+    rows = []
+    for row, record in of(made, runs):
+        for entry in record["history"]:
+            line = {name: row[name] for name in AT} | {"step": entry["step"]}
+            line |= {"accuracy": 100 * entry["classifier"]["accuracy"], "memory": entry.get("memory")}
+            rows.append(line | {name: 100 * entry[key] for name, key in shares.items() if entry.get(key) is not None})
+    return pd.DataFrame(rows, columns=[*AT, "step", "accuracy", *shares, "memory"])
+
+
+def by_class(made: Iterable[Mapping], runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each of these runs and each class: AT, class, and three numbers.
+
+    share: of the test faces (%). recall: last evaluation (%). kept: pseudo-labels of this class in the loss, a count
+    over the last evaluations.
+    """
+    rows = []
+    for row, record in of(made, runs):
+        last = record["metrics"]["classifier"]["last"]
+        faces = np.sum(last["confusion"], axis=1)
+        kept = np.sum([entry["pseudo_counts"] for entry in record["history"][-LAST:]], axis=0)
+        for k, name in enumerate(record["data"]["classes"]):
+            line = {at: row[at] for at in AT} | {"class": name, "kept": int(kept[k])}
+            rows.append(line | {"share": 100 * faces[k] / faces.sum(), "recall": 100 * last["recall"][k]})
+    return pd.DataFrame(rows, columns=[*AT, "class", "share", "recall", "kept"])
+
+
+def shown(value: str) -> str:
+    """A value as tables print it: of a prompt its number in Table III."""
+    return str(1 + PROMPTS.index(value)) if value in PROMPTS else value
+
+
+def coverage(points: pd.DataFrame) -> pd.DataFrame:
+    """What ran, axis by axis: how many of its values with each seed, which with none; failed runs with their error."""
+    rows = []
+    for (labels, axis), runs in points[points.repeat == 0].groupby(["labels", "varied"], sort=False):
+        ran = runs.groupby("value", sort=False).accuracy.count()
+        row = {"labels": labels, "varied": axis, "values": len(ran)}
+        row |= {f"seed {seed}": int(n) for seed, n in runs.groupby("seed").accuracy.count().items()}
+        row["not run"] = ", ".join(shown(value) or "all" for value in ran.index[ran == 0])
+        failed = runs[runs.failed]
+        errors = (f"{shown(r.value)}, seed {r.seed}: {r.error}".lstrip(", ") for r in failed.itertuples())
+        rows.append(row | {"failed": "; ".join(errors)})
+    return pd.DataFrame(rows)

@@ -24,13 +24,15 @@ value never is.
 import functools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
+from scipy.stats import t as student
 
 from fercore import paths
 from fercore.config import Run
@@ -44,12 +46,6 @@ STATES = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
 # What a row of a table is where its claim does not say otherwise: a run with another constant or another wording of
 # the prompt belongs to an ablation, and never to the main row.
 PLAIN = {"options": {}, "prompt": Run.prompt}
-
-# One-sided 95 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom; the normal's beyond.
-T95 = (
-    6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753,
-    1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,47 +109,30 @@ class Comparison:
 
     @property
     def n(self) -> int:
+        """How many pairs, or runs."""
         return len(self.differences)
+
+
+# The published numbers
 
 
 def load(path: Path | None = None) -> list[Claim]:
     """All claims, in the file's order. Raises UserError naming file, entry and key where something is off."""
-    path = paths.PARAMS / "claims.yaml" if path is None else path
-    return list(_parse(path, _text(path))[1])
+    return list(_read(path)[1])
 
 
 def papers(path: Path | None = None) -> dict[str, dict]:
     """The papers of the file: key -> title, source, read."""
-    path = paths.PARAMS / "claims.yaml" if path is None else path
-    return dict(_parse(path, _text(path))[0])
+    return dict(_read(path)[0])
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-
-
-@functools.cache
-def _parse(path: Path, content: str) -> tuple[dict, list[Claim]]:
-    try:
-        data = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    _keys(path, "the file", data, need={"papers", "tables", "statements"})
-    for name, paper in data["papers"].items():
-        _keys(path, f"papers: {name}", paper, need={"title", "source", "read"})
-    out: list[Claim] = []
-    for table in data["tables"]:
-        out += _cells(path, table, data["papers"])
-    cells = {claim.id: claim for claim in out}
-    for entry in data["statements"]:
-        out.append(_statement(path, entry, data["papers"], cells))
-    ids = [claim.id for claim in out]
-    if twice := sorted({i for i in ids if ids.count(i) > 1}):
-        raise UserError(f"{path}: id {twice[0]!r} is used twice")
-    return data["papers"], out
+def find(id: str) -> Claim:
+    """The claim of that id. Raises UserError with this paper's statements where there is none."""
+    known = load()
+    if found := [claim for claim in known if claim.id == id]:
+        return found[0]
+    near = [c.id for c in known if c.id.split("/")[0] == id.split("/")[0] and c.kind == "direction"]
+    raise UserError(f"claims: there is no {id!r}; this paper's statements are {', '.join(near) or 'not in the file'}")
 
 
 def published(table: str, row: str, column: str) -> Claim:
@@ -161,17 +140,48 @@ def published(table: str, row: str, column: str) -> Claim:
     return find(f"{table} {row} {column}")
 
 
-def find(id: str) -> Claim:
-    """The claim of that id. Raises UserError with this paper's statements where there is none."""
-    claims = load()
-    for claim in claims:
-        if claim.id == id:
-            return claim
-    near = [c.id for c in claims if c.id.split("/")[0] == id.split("/")[0] and c.kind == "direction"]
-    raise UserError(f"claims: there is no {id!r}; this paper's statements are {', '.join(near) or 'not in the file'}")
+def cells(*tables: str) -> pd.DataFrame:
+    """The cells of published tables ("sit-fer/I"), a row each: table method name column on dataset labels value spread.
+
+    method: ours, where the row is one of ours, else the row's own word. name: as printed. printed: "61.38±1.38".
+    """
+    rows = []
+    for claim in load():
+        table = claim.id.partition(" ")[0]
+        if claim.kind == "value" and table in tables:
+            row = {"table": table, "method": claim.row, "name": claim.says, "column": claim.column}
+            row |= {"on": heading(claim.column), "dataset": claim.dataset, "labels": claim.labels}
+            spread = "" if claim.spread is None else f"±{claim.spread:.2f}"
+            rows.append(row | {"value": claim.value, "spread": claim.spread, "printed": f"{claim.value:.2f}{spread}"})
+    return pd.DataFrame(rows).astype({"spread": float})
+
+
+def gains(claims: Iterable[Claim]) -> pd.DataFrame:
+    """What the papers' tables say to these statements, a row for each column: claim on points."""
+    rows = [(claim.id, heading(column), points) for claim in claims for column, points in claim.gains]
+    return pd.DataFrame(rows, columns=["claim", "on", "points"])
 
 
 # What the records say
+
+
+def table(claims: Iterable[Claim], records: Iterable[Mapping]) -> pd.DataFrame:
+    """What the records say to these claims: a row for each comparison, and one for a claim that none answers.
+
+    gain: of `above` over `below` in points, for a value ours less the published; needed: what the rule asks for.
+    """
+    records, rows = list(records), []
+    for claim in claims:
+        about = {"claim": claim.id, "paper": claim.paper, "kind": claim.kind, "says": claim.says, "where": claim.table}
+        for c in compare(claim, records):
+            row = {"tested on": f"{data_name(c.dataset)}/{c.labels}", "above": c.above, "below": c.below}
+            row |= {"gain": c.gain, "error": c.error, "needed": c.needed, "n": c.n, "state": c.state}
+            rows.append(about | row)
+        if not rows or rows[-1]["claim"] != claim.id:
+            rows.append(about | {"n": 0, "state": NOT_RUN})
+    columns = ["claim", "paper", "kind", "says", "where", "tested on", "above", "below", "gain", "error", "needed"]
+    numbers = dict.fromkeys(["gain", "error", "needed"], float)
+    return pd.DataFrame(rows, columns=[*columns, "n", "state"]).astype(numbers)
 
 
 def state(claim: Claim, records: Iterable[Mapping]) -> str:
@@ -179,7 +189,7 @@ def state(claim: Claim, records: Iterable[Mapping]) -> str:
     return combine([c.state for c in compare(claim, records)])
 
 
-def combine(states: Sequence[str]) -> str:
+def combine(states: Iterable[str]) -> str:
     """One state for several: theirs where they agree, "partly" where they do not, "not run" where there is none."""
     seen = set(states) or {NOT_RUN}
     return seen.pop() if len(seen) == 1 else PARTLY
@@ -200,7 +210,7 @@ def compare(claim: Claim, records: Iterable[Mapping]) -> list[Comparison]:
             found = [_value(claim, dataset, labels, ours)] if ours else []
         elif rule.levels:
             rows = [r for r in here if _matches(r, rule.order[0])]
-            steps = [(a, b, level_differences(rows, a, b)) for a, b in zip(rule.levels, rule.levels[1:])]
+            steps = [(a, b, level_differences(rows, a, b)) for a, b in pairwise(rule.levels)]
             found = [judge(b, a, dataset, labels, d) for a, b, d in steps]
         else:
             steps = [(a, b, differences(here, a, b, claim.metric)) for a, b in rule.steps]
@@ -226,15 +236,15 @@ def differences(
     records: Iterable[Mapping], below: Mapping[str, Any], above: Mapping[str, Any], metric: str = "accuracy"
 ) -> dict[tuple[int, int], float]:
     """Points of `above` over `below` for every pair of finished runs that differ in nothing else, by (split, seed)."""
-    records = list(records)
-    free = {"method", "options", *below, *above}
-    low = {_rest(r, free): r for r in records if _matches(r, below)}
-    high = {_rest(r, free): r for r in records if _matches(r, above)}
-    seeds = {
-        rest: (low[rest]["config"]["split_seed"], low[rest]["config"]["seed"]) for rest in low.keys() & high.keys()
-    }
-    both = sorted(seeds, key=seeds.__getitem__)
-    return {seeds[rest]: apart(high[rest], low[rest], metric) for rest in both}
+    records, free = list(records), {"method", "options", *below, *above}
+
+    def by_rest(row: Mapping[str, Any]) -> dict[str, Mapping]:
+        found = (r for r in records if _matches(r, row))
+        return {canonical({key: value for key, value in r["config"].items() if key not in free}): r for r in found}
+
+    low, high = by_rest(below), by_rest(above)
+    both = [(r["config"]["split_seed"], r["config"]["seed"], rest) for rest, r in low.items() if rest in high]
+    return {(split, seed): apart(high[rest], low[rest], metric) for split, seed, rest in sorted(both)}
 
 
 def level_differences(records: Iterable[Mapping], below: str, above: str) -> list[float]:
@@ -242,8 +252,7 @@ def level_differences(records: Iterable[Mapping], below: str, above: str) -> lis
     out = []
     for record in records:
         last = [h["level_accuracy"] for h in record["history"][-5:] if h.get("level_accuracy")]
-        gaps = [100 * (h[above] - h[below]) for h in last if h.get(above) is not None and h.get(below) is not None]
-        if gaps:
+        if gaps := [100 * (h[above] - h[below]) for h in last if None not in (h.get(above), h.get(below))]:
             out.append(statistics.fmean(gaps))
     return out
 
@@ -276,7 +285,7 @@ def _error(values: Sequence[float]) -> tuple[float | None, float | None]:
     if n < 2:
         return None, None
     error = statistics.stdev(values) / math.sqrt(n)
-    return error, error * (T95[n - 2] if n - 2 < len(T95) else 1.645)
+    return error, error * float(student.ppf(0.95, n - 1))
 
 
 def _matches(record: Mapping, wanted: Mapping[str, Any]) -> bool:
@@ -288,8 +297,33 @@ def _on(record: Mapping, rule: Rule) -> bool:
     return rule.dataset in (None, config["dataset"]) and rule.labels in (None, config["labels"])
 
 
-def _rest(record: Mapping, free: set[str]) -> str:
-    return canonical({key: value for key, value in record["config"].items() if key not in free})
+# Names
+
+
+DATASETS = {
+    "rafdb": "RAF-DB",
+    "sfew": "SFEW",
+    "affectnet": "AffectNet",
+    "affwild2": "Aff-Wild2",
+    "fer2013": "FER2013",
+    "ckplus": "CK+",
+    "expw": "ExpW",
+    "facs": "rendered faces",
+    "own": "own faces",
+    "unstated": "data unstated",
+}
+
+
+def data_name(dataset: str) -> str:
+    """What tables call a data set."""
+    return DATASETS.get(dataset, dataset)
+
+
+def heading(column: str, between: str = "/") -> str:
+    """What tables call a published column, e.g. "RAF-DB/100"; of one trained on one set, tested on another, "A>B"."""
+    dataset, _, labels = column.partition("/")
+    name = f">{between.strip('/')}".join(map(data_name, dataset.split(">")))
+    return f"{name}{between}{labels}" if labels else name
 
 
 def name(row: Mapping[str, Any]) -> str:
@@ -300,6 +334,32 @@ def name(row: Mapping[str, Any]) -> str:
 
 
 # Reading the file
+
+
+def _read(path: Path | None) -> tuple[dict, list[Claim]]:
+    path = paths.PARAMS / "claims.yaml" if path is None else path
+    try:
+        return _parse(path, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+@functools.cache
+def _parse(path: Path, content: str) -> tuple[dict, list[Claim]]:
+    try:
+        data = yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    _keys(path, "the file", data, need={"papers", "tables", "statements"})
+    for name, paper in data["papers"].items():
+        _keys(path, f"papers: {name}", paper, need={"title", "source", "read"})
+    out = [claim for table in data["tables"] for claim in _cells(path, table, data["papers"])]
+    known = {claim.id: claim for claim in out}
+    out += [_statement(path, entry, data["papers"], known) for entry in data["statements"]]
+    ids = [claim.id for claim in out]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise UserError(f"{path}: id {twice[0]!r} is used twice")
+    return data["papers"], out
 
 
 def _keys(path: Path, where: str, entry: object, need: set[str], may: frozenset[str] = frozenset()) -> None:
@@ -324,12 +384,12 @@ def _row(path: Path, where: str, row: object) -> Mapping[str, Any]:
     raise UserError(f"{path}, {where}: {row!r} is not a method's name, nor config fields with a method")
 
 
-def _cells(path: Path, table: Mapping, papers: Mapping) -> list[Claim]:
+def _cells(path: Path, table: Mapping, papers: Mapping) -> Iterator[Claim]:
     where = f"tables: {table.get('id', '?')}" if isinstance(table, dict) else "tables"
     need = {"id", "paper", "table", "metric", "units", "notebook", "columns", "rows"}
     _keys(path, where, table, need, frozenset({"caveat"}))
     _paper(path, where, table, papers)
-    out = []
+    shared = {key: table[key] for key in ("paper", "table", "metric", "units")} | {"caveat": table.get("caveat", "")}
     for row, entry in table["rows"].items():
         spot = f"{where}, row {row}"
         _keys(path, spot, entry, {"name", "run", "values"})
@@ -340,24 +400,16 @@ def _cells(path: Path, table: Mapping, papers: Mapping) -> list[Claim]:
             if printed is None:
                 continue
             value, spread = _number(path, spot, printed)
-            rule = None
-            if entry["run"] is not None and table["notebook"] is not None:
-                rule = Rule(table["notebook"], (_row(path, spot, entry["run"]),), (), **protocol)
-            out.append(
-                Claim(
-                    id=f"{table['id']} {row} {column}", paper=table["paper"], table=table["table"], kind="value",
-                    says=entry["name"], row=row, column=column, dataset=protocol["dataset"], labels=protocol["labels"],
-                    metric=table["metric"], value=value, spread=spread, units=table["units"],
-                    caveat=table.get("caveat", ""), reproduced_by=rule,
-                )
-            )  # fmt: skip
-    return out
+            judged = entry["run"] is not None and table["notebook"] is not None
+            rule = Rule(table["notebook"], (_row(path, spot, entry["run"]),), **protocol) if judged else None
+            about = {"kind": "value", "says": entry["name"], "row": row, "column": column, **protocol, **shared}
+            number = {"value": value, "spread": spread, "reproduced_by": rule}
+            yield Claim(f"{table['id']} {row} {column}", **about, **number)
 
 
 def _number(path: Path, where: str, printed: object) -> tuple[float, float | None]:
-    parts = str(printed).split("±")
     try:
-        value, *spread = (float(part) for part in parts)
+        value, *spread = (float(part) for part in str(printed).split("±"))
     except ValueError:
         raise UserError(f"{path}, {where}: {printed!r} is not a number, nor value±spread") from None
     return value, spread[0] if spread else None
@@ -380,12 +432,10 @@ def _statement(path: Path, entry: Mapping, papers: Mapping, cells: Mapping[str, 
             raise UserError(f"{path}, {spot}: an order needs two rows, or one row and two levels")
         rule = Rule(given["notebook"], order, levels, given.get("dataset"), given.get("labels"), pairs)
     gains, metric = _gains(path, where, entry.get("gains"), cells)
-    stated = (entry.get("gains") or {}).get("stated", {})
-    return Claim(
-        id=entry["id"], paper=entry["paper"], table=entry["where"], kind="direction", says=entry["says"],
-        metric=metric, units="points", gains=gains, caveat=entry.get("caveat", ""), reproduced_by=rule,
-        stated=tuple((column, float(points)) for column, points in stated.items()),
-    )  # fmt: skip
+    stated = tuple((column, float(points)) for column, points in (entry.get("gains") or {}).get("stated", {}).items())
+    about = {"kind": "direction", "says": entry["says"], "caveat": entry.get("caveat", ""), "reproduced_by": rule}
+    numbers = {"metric": metric, "units": "points", "gains": gains, "stated": stated}
+    return Claim(entry["id"], entry["paper"], entry["where"], **about, **numbers)
 
 
 def _gains(path: Path, where: str, given: Mapping | None, cells: Mapping[str, Claim]):
@@ -394,14 +444,13 @@ def _gains(path: Path, where: str, given: Mapping | None, cells: Mapping[str, Cl
         return (), "accuracy"
     _keys(path, f"{where}, gains", given, {"above", "over"}, frozenset({"stated", "pairs"}))
     columns = [c.column for c in cells.values() if c.id == f"{given['above']} {c.column}"]
-    pairs = given.get("pairs") or {column: column for column in columns}
     out = []
-    for column, other in pairs.items():
-        above, over = cells.get(f"{given['above']} {column}"), cells.get(f"{given['over']} {other}")
-        if above is None or over is None:
-            absent = f"{given['above']} {column}" if above is None else f"{given['over']} {other}"
-            raise UserError(f"{path}, {where}, gains: there is no cell {absent!r}")
+    for column, other in (given.get("pairs") or dict(zip(columns, columns))).items():
+        pair = [f"{given['above']} {column}", f"{given['over']} {other}"]
+        if absent := [id for id in pair if id not in cells]:
+            raise UserError(f"{path}, {where}, gains: there is no cell {absent[0]!r}")
+        above, over = (cells[id] for id in pair)
         out.append((column, round(above.value - over.value, 2)))
     if not out:
         raise UserError(f"{path}, {where}, gains: there is no row {given['above']!r}")
-    return tuple(out), cells[f"{given['above']} {out[0][0]}"].metric
+    return tuple(out), above.metric

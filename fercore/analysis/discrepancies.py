@@ -1,16 +1,17 @@
 """Where SIT-FER's paper and its released code differ: the points of params/audit.yaml, and what follows by arithmetic.
 
-What has to be trained is in auditing.py. Every function of COMPUTED returns one sentence or a few, whose numbers it
-has just worked out; the constants above it are the released code's.
+What has to be trained is in paper_vs_code.py. Every function of COMPUTED returns the numbers that its point's sentence
+has places for; the constants above them are the released code's.
 """
 
 import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 import yaml
@@ -23,94 +24,68 @@ from fercore.data.expressions import EXPRESSIONS
 from fercore.errors import UserError
 from fercore.methods import audit
 
+CHANGES = {  # every rung of the ladder: as the code has it, as the paper has it
+    "text vectors": ("random text vectors", "trained text vectors"),
+    "logits": ("fused logits", "fused probabilities"),
+    "max": ("max over slots", "sum over slots"),
+    "unaligned": ("no alignment", "alignment"),
+    "hard": ("hard labels", "soft labels"),
+    "weights": ("its loss weights", "our loss weights"),
+    "selected": ("mean over selected", "mean over the batch"),
+    "cosine": ("text at T = 1", "text at our T"),
+    "overwrite": ("memory overwritten", "memory averaged"),
+    "fixed": ("no growth by delta", "growth by delta"),
+    "dropout": ("dropout, unit norm", "no dropout"),
+    "threshold": (f"threshold {audit.THRESHOLD}", "threshold tau"),
+    "ema": ("no averaged weights", "averaged weights"),
+    "colour": ("BGR", "RGB"),
+}
+READINGS = {  # of a run: columns of records.table beside its accuracy
+    "fused": "fused head over classifier",
+    "best_on_test": "best on test over the mean of the last five",
+}
 VERDICTS = ("confirmed", "refuted", "partly", "new")  # what had been said of the code; new: found by reading it
-RUNGS = ("words", *audit.POINTS, "ema", "colour")  # plan.rungs, on coloured faces
-VIEWS = ("fused", "best")
-KEYS = ("number", "point", "paper", "code", "where", "verdict", "effect")
-
-
-@dataclass(frozen=True)
-class Discrepancy:
-    """One point: what the paper says, what the code does and where, and how its effect is known."""
-
-    number: int
-    point: str
-    paper: str | None
-    code: str
-    where: str
-    verdict: str  # one of VERDICTS
-    toggle: tuple[str, ...] = ()  # rungs of the ladder
-    view: str = ""  # another reading of the same records
-    computed: str = ""  # a function of COMPUTED
-    argued: str = ""
-
-
-def load(path: Path | None = None) -> list[Discrepancy]:
-    """All points, in the file's order. Raises UserError naming file, point and key where something is off."""
-    path = paths.PARAMS / "audit.yaml" if path is None else path
-    try:
-        return list(_parse(path, path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-
-
-def of_rung(name: str) -> str:
-    """The numbers of the points that a rung of the ladder stands for."""
-    return ", ".join(str(point.number) for point in load() if name in point.toggle)
+COLUMNS = ["number", "point", "paper", "code", "where", "verdict", "measured", "computed", "says"]
 
 
 @functools.cache
-def _parse(path: Path, content: str) -> list[Discrepancy]:
+def points(path: Path = paths.PARAMS / "audit.yaml") -> pd.DataFrame:
+    """A row for each point, in the file's order, with COLUMNS; a paper that says nothing is "-", no measured [].
+
+    Raises UserError naming file, point and key where something is off.
+    """
     try:
-        entries = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of points")
-    points = [_point(path, entry) for entry in entries]
-    for i, point in enumerate(points, 1):
-        if point.number != i:
-            raise UserError(f"{path}, point {point.number}: stands at place {i}; points are numbered from 1 on")
-    return points
+    rows = [_point(f"{path}, point {number}", number, entry) for number, entry in enumerate(entries, 1)]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _point(path: Path, entry: object) -> Discrepancy:
-    where = f"{path}, point {entry.get('number', '?') if isinstance(entry, dict) else entry}"
-    _keys(where, entry, set(KEYS), set(KEYS))
-    _keys(f"{where}, effect", entry["effect"], {"toggle", "view", "computed", "argued"})
-    if not isinstance(entry["number"], int):
-        raise UserError(f"{where}: number: expected an integer")
-    for key in ("point", "code", "where"):
-        _sentence(where, key, entry[key])
-    if entry["paper"] is not None:
-        _sentence(where, "paper", entry["paper"])
-    effect = entry["effect"]
-    toggle = [effect["toggle"]] if isinstance(effect.get("toggle"), str) else effect.get("toggle", [])
-    if not effect or not isinstance(toggle, list):
-        raise UserError(f"{where}, effect: expected one or more of toggle, view, computed, argued")
-    one_of = [("verdict", entry["verdict"], VERDICTS), *(("toggle", name, RUNGS) for name in toggle)]
-    one_of += [(key, effect[key], known) for key, known in (("view", VIEWS), ("computed", COMPUTED)) if key in effect]
-    for key, value, known in one_of:
-        if value not in known:
-            raise UserError(f"{where}: {key}: {value!r} is unknown; use one of {', '.join(known)}")
-    if "argued" in effect:
-        _sentence(where, "argued", effect["argued"])
-    rest = {key: effect.get(key, "") for key in ("view", "computed", "argued")}
-    return Discrepancy(**{key: entry[key] for key in KEYS[:-1]}, toggle=tuple(toggle), **rest)
+def _point(where: str, number: int, entry: Any) -> dict:
+    row = {"measured": [], "computed": "", "says": ""} | (entry if isinstance(entry, dict) else {})
+    if row.keys() != set(COLUMNS) or not isinstance(row["measured"], list):
+        raise UserError(f"{where}: expected the keys {', '.join(COLUMNS)}, the last three as needed, measured a list")
+    known = {"number": [number], "verdict": VERDICTS, "measured": [*CHANGES, *READINGS], "computed": ["", *COMPUTED]}
+    for key, names in known.items():
+        for value in row[key] if key == "measured" else [row[key]]:
+            if value not in names:
+                raise UserError(f"{where}: {key}: {value!r} is unknown; use {', '.join(map(str, names))}")
+    if not (row["measured"] or row["says"]) or (row["computed"] and not row["says"]):
+        raise UserError(f"{where}: says: expected a sentence on the effect")
+    return row | {"paper": row["paper"] or "-"}
 
 
-def _keys(where: str, entry: object, may: set[str], need: set[str] = frozenset()) -> None:
-    if not isinstance(entry, Mapping):
-        raise UserError(f"{where}: expected keys {', '.join(sorted(may))}")
-    if unknown := sorted(map(str, entry.keys() - may)):
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; expected {', '.join(sorted(may))}")
-    if missing := sorted(need - entry.keys()):
-        raise UserError(f"{where}: key {missing[0]!r} is missing")
+def said(point: Mapping) -> str:
+    """The sentence on the effect of a row of `points`, with the numbers that are computed for it."""
+    return point["says"].format_map(COMPUTED[point["computed"]]()) if point["computed"] else point["says"]
 
 
-def _sentence(where: str, key: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {key}: expected words, got {value!r}")
+def numbers(rung: str) -> str:
+    """The numbers of the points that a rung of the ladder stands for."""
+    return ", ".join(str(number) for number, names in points()[["number", "measured"]].values if rung in names)
 
 
 # What follows by arithmetic
@@ -162,70 +137,48 @@ def drawn() -> list[tuple[float, float]]:
     return [(float((t @ t.T)[pairs].mean()), statistics.fmean(-math.log(p) for p in most(t))) for t in tables]
 
 
-def text_vectors() -> str:
-    cosines, losses = zip(*drawn())
-    orthogonal = statistics.fmean(most(torch.eye(K)))
-    at_ours = min(most(F.normalize(text.released(K), dim=1), OURS.t_text))
-    return (
-        f"Over {SEEDS} seeds the mean pairwise cosine is {min(cosines):.2f} to {max(cosines):.2f}, and whatever the "
-        f"feature, L_t stays above {min(losses):.2f} to {max(losses):.2f} (ln {K} = {math.log(K):.2f}): the right "
-        f"class gets at most p = {math.exp(-max(losses)):.2f} to {math.exp(-min(losses)):.2f}. More of this is the "
-        f"temperature (point 6) than the vectors: at T = 1 orthogonal ones would allow p = {orthogonal:.2f}, at "
-        f"T = {OURS.t_text} these same ones {at_ours:.2f}."
-    )
+def text_vectors() -> dict:
+    """#5: least and largest cosine, L_t and p over the seeds; p of orthogonal vectors; p of these at our T."""
+    cosines, losses = (sorted(values) for values in zip(*drawn()))
+    return {
+        "seeds": SEEDS, "k": K, "even": math.log(K), "cosine": cosines, "loss": losses,
+        "p": [math.exp(-loss) for loss in reversed(losses)], "orthogonal": statistics.fmean(most(torch.eye(K))),
+        "t": OURS.t_text, "at_ours": min(most(F.normalize(text.released(K), dim=1), OURS.t_text)),
+    }  # fmt: skip
 
 
-def double_loop() -> str:
+def double_loop() -> dict:
+    """#7: how often the loop over faces and slots turns."""
     test = sum(OFFICIAL["rafdb"]["test"][0][1])
-    step, whole = BATCH * LABELS, test * LABELS
-    return (
-        f"The loop: {BATCH} faces x {LABELS:,} slots = {step:,} tensor operations in a step and {whole / 1e6:.1f} "
-        f"million in an evaluation on RAF-DB's {test:,} test faces. One product of a {BATCH} x {WIDTH} and a {WIDTH} x "
-        f"{LABELS:,} matrix does the same."
-    )
+    sizes = {"batch": BATCH, "labels": LABELS, "width": WIDTH, "test": test}
+    return sizes | {"step": BATCH * LABELS, "millions": test * LABELS / 1e6}
 
 
-def ceiling() -> str:
+def ceiling() -> dict:
+    """#8: the largest p of the code's text and instance levels, and of their mean with a certain classifier."""
     by_text, by_memory = probability(2.0), probability(1.0)  # cosines of 1 and -1; of 1 and 0
     top = (1 + by_text + by_memory) / 3
-    return (
-        f"The code's other two levels have no temperature, so their softmax is at most "
-        f"{by_text:.2f} and {by_memory:.2f}. The mean (8) of these and a certain classifier is at most "
-        f"{top:.2f}, below the threshold of {audit.THRESHOLD}: with the paper's fusion the code would keep nothing."
-    )
+    return {"text": by_text, "memory": by_memory, "top": top, "threshold": audit.THRESHOLD}
 
 
-def margins() -> str:
+def margins() -> dict:
+    """#9: the margin between logits that passes, before the switch and after it; there least and most by the memory."""
     need, first, second = margin(audit.THRESHOLD), audit.FIRST["semantic"], audit.SECOND["semantic"]
-    most, least = need / second, (need - audit.SECOND["instance"]) / second
-    return (
-        f"p > {audit.THRESHOLD} needs a fused margin of {need:.2f} over {K - 1} equal rivals: a margin of "
-        f"{need / first:.1f} between the logits before the switch, then {least:.1f} (the memory all for the class) to "
-        f"{most:.1f} (undecided). So the share of faces that pass must fall there; tested below."
-    )
+    after = {"least": (need - audit.SECOND["instance"]) / second, "most": need / second}
+    return {"threshold": audit.THRESHOLD, "need": need, "rivals": K - 1, "before": need / first} | after
 
 
-def shares_at_test() -> str:
+def shares_at_test() -> dict:
+    """#13: what the weights come to (%), times how far each level can put one class above another."""
     largest = {"semantic": 1.0, "text": math.exp(-min(loss for _, loss in drawn())), "instance": probability(1.0)}
-    reach = {name: p - (1 - p) / (K - 1) for name, p in largest.items()}  # how far one class can stand above another
-    pull = {name: audit.SECOND[name] * far for name, far in reach.items()}
-    shares = ", ".join(f"{name} {100 * far / sum(pull.values()):.0f} %" for name, far in pull.items())
-    return (
-        f"The softmax of values in [0, 1] is nearly flat (a single 1 among {K}: {probability(1.0):.2f}). Times how far "
-        f"each level can put one class above another, the weights come to {shares}."
-    )
+    pull = {name: audit.SECOND[name] * (p - (1 - p) / (K - 1)) for name, p in largest.items()}
+    return {"flat": probability(1.0), "k": K} | {name: 100 * far / sum(pull.values()) for name, far in pull.items()}
 
 
-def tuned() -> str:
-    said = [
-        f"{name} {margin(p) / first:.1f} then {margin(p) / second:.1f} (from epoch {epoch + 1})"
-        for name, (p, first, second, epoch) in TUNED.items()
-    ]
-    harder = sum(second < first for _, first, second, _ in TUNED.values())
-    return (
-        f"The margin between the logits that a pseudo-label needs, the other levels undecided: {'; '.join(said)}. So "
-        f"coverage must fall at the switch in {harder} of the {len(TUNED)} scripts and rise in the other."
-    )
+def tuned() -> dict:
+    """#20: for each script the margin between logits that passes, before and from its switch on, and that epoch."""
+    scripts = {name: [margin(p) / a, margin(p) / b, epoch + 1] for name, (p, a, b, epoch) in TUNED.items()}
+    return scripts | {"harder": sum(after > before for before, after, _ in scripts.values()), "n": len(TUNED)}
 
 
 def split_rule(n: int, available: Mapping[str, int]) -> dict[str, int]:
@@ -237,28 +190,21 @@ def split_rule(n: int, available: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def class_counts() -> str:
+def class_counts() -> dict:
+    """#22: the labels drawn for each number asked for; the classes of which all are; with 100, of two classes."""
     available = dict(zip(EXPRESSIONS, OFFICIAL["rafdb"]["train"][0][1]))
-    drawn = {n: split_rule(n, available) for n in (100, 400, 2000, 4000, LABELS)}
-    totals = ", ".join(f"{n:,}: {sum(counts.values()):,}" for n, counts in drawn.items())
-    whole = [name for name, count in drawn[LABELS].items() if count == available[name]]
-    few = drawn[100]
-    return (
-        f"On RAF-DB, labels asked for and drawn: {totals}. Balanced at 400 alone, since {drawn[400]['disgust']} is a "
-        f"seventh of 400: of 100 labels {few['disgust']} are disgust and {few['fear']} each other class; of {LABELS:,} "
-        f"all faces of {' and '.join(whole)} are labelled and none is left to learn from unlabelled. Ours: splits.py."
-    )
+    counts = {n: split_rule(n, available) for n in (100, 400, 2000, 4000, LABELS)}
+    whole = [name for name, count in counts[LABELS].items() if count == available[name]]
+    of = {"drawn": {n: sum(count.values()) for n, count in counts.items()}, "whole": " and ".join(whole)}
+    return of | {"seventh": counts[400]["disgust"], "labels": LABELS, "few": counts[100]}
 
 
-def unseeded() -> str:
-    ways = len(augment.OPERATIONS) ** augment.DRAWS
-    return (
-        f"A face's strong view begins with one of {len(augment.OPERATIONS)}^{augment.DRAWS} = {ways:,} sequences of "
-        f"operations, drawn anew in every run of one seed: no run can be repeated. Ours draws from seed and step."
-    )
+def unseeded() -> dict:
+    """#24: how many sequences of operations a strong view can begin with."""
+    operations = len(augment.OPERATIONS)
+    return {"operations": operations, "draws": augment.DRAWS, "ways": operations**augment.DRAWS}
 
 
-COMPUTED: dict[str, Callable[[], str]] = {
-    f.__name__: f
-    for f in (text_vectors, double_loop, ceiling, margins, shares_at_test, tuned, class_counts, unseeded)
+COMPUTED: dict[str, Callable[[], dict]] = {
+    f.__name__: f for f in (text_vectors, double_loop, ceiling, margins, shares_at_test, tuned, class_counts, unseeded)
 }

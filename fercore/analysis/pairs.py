@@ -5,15 +5,14 @@ common; of runs that were made again, the ones of one start file are taken where
 """
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 
 PAIR = ["dataset", "labels", "split_seed", "seed"]
 
 
-def differences(
-    above: pd.DataFrame, below: pd.DataFrame, metric: str = "accuracy", on: list[str] = PAIR
-) -> pd.Series:
+def differences(above: pd.DataFrame, below: pd.DataFrame, metric: str = "accuracy", on: list[str] = PAIR) -> pd.Series:
     """Points of the runs `above` over those `below`, by `on`; empty where nothing can be paired."""
     both = above[above.status == "finished"].merge(below[below.status == "finished"], on=on, suffixes=("", "_below"))
     # Equal starts first, then the runs that the tables show.
@@ -21,6 +20,14 @@ def differences(
     chosen = both.sort_values(["apart", "repeat", "repeat_below"], kind="stable").drop_duplicates(on)
     chosen = chosen.sort_values(on).set_index(on)
     return (chosen[metric] - chosen[f"{metric}_below"]).rename("difference")
+
+
+def between(runs: pd.DataFrame, steps: Iterable[tuple[str, str]], metric: str = "accuracy") -> pd.Series:
+    """`differences` of methods, (below, above) for each step; `below` and `above` come first in the index."""
+    none = {("", ""): differences(runs[:0], runs[:0], metric)}
+    rows = {step: [runs[runs.method == method] for method in step] for step in steps}
+    found = {step: differences(above, below, metric) for step, (below, above) in rows.items()}
+    return pd.concat(found or none, names=["below", "above"])
 
 
 def spread(values: pd.Series) -> dict[str, float]:

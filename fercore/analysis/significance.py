@@ -5,12 +5,15 @@ Few seeds are the rule here: then every resample and every flip of signs is enum
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 
-EXACT = 50_000  # resamples or flips are enumerated up to this many; beyond, as many are drawn
+ALPHA = 0.05
+EXACT = 50_000  # resamples are enumerated up to this many; beyond, as many are drawn
+FLIPS = 15  # differences whose flips are enumerated; beyond, the t test: as many seeds as that are nearly normal
 
 
 def interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -38,15 +41,11 @@ def p_value(differences: Sequence[float]) -> float:
     mean is at least as far from 0 as the measured one.
     """
     d = np.asarray(differences, float)
-    n = len(d)
-    if not n:
-        return math.nan
-    if 2**n <= EXACT:
-        signs, known = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), 0
-    else:  # the measured signs are one of the flips
-        signs, known = np.random.default_rng(0).choice((-1, 1), size=(EXACT, n)), 1
-    far = np.abs(signs @ d) >= abs(d.sum()) - 1e-9 * np.abs(d).sum()
-    return float((far.sum() + known) / (len(far) + known))
+    if len(d) < 2:
+        return 1.0 if len(d) else math.nan
+    if len(d) > FLIPS:
+        return float(stats.ttest_1samp(d, 0).pvalue)
+    return float(stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue)
 
 
 def sign_test(plus: int, minus: int) -> float:
@@ -54,9 +53,7 @@ def sign_test(plus: int, minus: int) -> float:
 
     McNemar's exact test, where the two answers to each of many questions are right or wrong.
     """
-    n = plus + minus
-    tail = sum(math.comb(n, i) for i in range(min(plus, minus) + 1))
-    return min(1.0, float(Fraction(2 * tail, 2**n)))
+    return float(stats.binomtest(plus, plus + minus).pvalue) if plus + minus else 1.0
 
 
 def counted_interval(plus: int, minus: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -73,15 +70,30 @@ def least_p(n: int) -> float:
     return min(1.0, 2 / 2**n)
 
 
-def seeds_needed(comparisons: int, alpha: float) -> int:
+def seeds_needed(comparisons: int, alpha: float = ALPHA) -> int:
     """The least n at which the first of so many comparisons can pass Holm's correction."""
     return max(1, math.ceil(1 + math.log2(comparisons / alpha) - 1e-9))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given; not above 1."""
+    """Holm's step-down adjustment, in the order given; not above 1. NaN counts as no test and stays."""
     p = np.asarray(p, float)
-    order = p.argsort(kind="stable")
-    out = np.empty_like(p)
-    out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    order = p.argsort(kind="stable")  # NaN last
+    out = np.full_like(p, math.nan)
+    tested = order[: np.isfinite(p).sum()]
+    out[tested] = np.minimum(1, np.maximum.accumulate(p[tested] * np.arange(len(tested), 0, -1)))
     return out.tolist()
+
+
+def table(differences: pd.Series, by: list[str], family: list[str]) -> pd.DataFrame:
+    """Differences in points, tested by these levels of their index: n, mean, standard deviation, interval, p.
+
+    p, Holm: corrected over the comparisons that agree in the levels `family` and have two differences or more; one
+    difference has no spread, and so no test.
+    """
+    groups = differences.groupby(by, sort=False)
+    out = groups.agg(n="count", difference="mean", spread="std")
+    out[["lower", "upper"]] = [interval(d.tolist()) for _, d in groups] or np.empty((0, 2))
+    out["p"] = [p_value(d.tolist()) for _, d in groups]
+    out["p, Holm"] = out.p.where(out.n > 1).groupby(family, sort=False).transform(lambda p: holm(p.tolist()))
+    return out

@@ -21,11 +21,10 @@ from fercore import files
 from fercore.analysis import claims as published
 from fercore.analysis.claims import Claim, Comparison
 from fercore.config import Run
+from fercore.data.expressions import EXPRESSIONS
 from fercore.fusion import divergence, entropy
-from fercore.report.printing import markdown, save, text
+from fercore.methods.api import METHODS, title
 from fercore.study import records as store
-
-__all__ = ["markdown", "save", "text"]  # printing.py, at hand for notebooks that import this module alone
 
 LEVELS = ("semantic", "text", "instance", "fused")
 TERMS = ("L_s", "sem", "text", "ins", "L_t")
@@ -68,7 +67,7 @@ SAID = {state: state for state in published.STATES} | {published.PARTLY: "partly
 
 
 def _paired(*titles: str) -> list[str]:
-    return [column for title in titles for column in (title, f"{title} ±")]
+    return [column for name in titles for column in (name, f"{name} ±")]
 
 
 # The two printed views of `table2`: each fits a notebook's width.
@@ -113,6 +112,56 @@ def budgets(records: Iterable[Mapping], labels: Sequence[int] | int | None = Non
     return [labels] if isinstance(labels, int) else sorted(set(labels))
 
 
+def order(methods: Iterable[str]) -> list[str]:
+    """Methods as every table lists them, each once: as the registry does, the variants of one before it."""
+
+    def place(method: str) -> tuple[int, int]:
+        name, _, variant = method.partition("/")
+        variants = [*getattr(METHODS.get(name), "VARIANTS", ()), ""]
+        return [*METHODS, name].index(name), [*variants, variant].index(variant)
+
+    return sorted(dict.fromkeys(methods), key=place)
+
+
+def rows(grid: Iterable[Run], runs: pd.DataFrame) -> pd.MultiIndex:
+    """(labels, method) of the runs that are asked for and of those that are there: every row of a table, run or not."""
+    asked = {(config.labels, config.method) for config in grid} | set(zip(runs.labels, runs.method))
+    budgets = sorted({labels for labels, _ in asked}, key=lambda labels: labels or math.inf)  # all labels are last
+    found = [(n, m) for n in budgets for m in order(method for labels, method in asked if labels == n)]
+    return pd.MultiIndex.from_tuples(found, names=["labels", "method"])
+
+
+# Tidy tables that `records.table` does not hold
+
+
+def history(records: Iterable[Mapping]) -> pd.DataFrame:
+    """Every evaluation of the finished runs, a row each, shares in percent.
+
+    labels method seed step accuracy; of the unlabelled faces kept and level_...: in the loss, and each level right.
+    """
+    rows = []
+    for r in ran(records):
+        of = {key: r["config"][key] for key in ("labels", "method", "seed")}
+        for entry in r["history"]:
+            levels = {f"level_{level}": share for level, share in entry.get("level_accuracy", {}).items()}
+            shares = {"accuracy": entry["classifier"]["accuracy"], "kept": entry.get("kept"), **levels}
+            row = {"step": entry["step"]} | {k: math.nan if v is None else 100 * v for k, v in shares.items()}
+            rows.append(of | row)
+    columns = ["labels", "method", "seed", "step", "accuracy", "kept", *(f"level_{level}" for level in LEVELS)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def recall(records: Iterable[Mapping]) -> pd.DataFrame:
+    """Recall of each class (%) at the last evaluation; a row for each finished run: labels, method, seed."""
+    rows = {}
+    for r in ran(records):
+        shares = r["metrics"]["classifier"]["last"]["recall"]
+        key = tuple(r["config"][name] for name in ("labels", "method", "seed"))
+        rows[key] = {name: 100 * share for name, share in zip(r["data"]["classes"], shares)}
+    index = pd.MultiIndex.from_tuples(rows, names=["labels", "method", "seed"])
+    return pd.DataFrame(rows.values(), index, columns=None if rows else EXPRESSIONS)
+
+
 # Tables
 
 
@@ -129,9 +178,9 @@ def table2(records: Sequence[Mapping], labels: Sequence[int] | int | None = None
         for above, row in zip((None, *ROWS), ROWS):
             done = ran(records, row.method, budget)
             line = {"labels": budget, "row": row.name, **{term: "x" if term in row.terms else "" for term in TERMS}}
-            for column, title in COLUMNS.items():
+            for column, name in COLUMNS.items():
                 cell = published.published(row.table, row.method, column)
-                line |= {title: cell.value, f"{title} ±": cell.spread}
+                line |= {name: cell.value, f"{name} ±": cell.spread}
             line |= with_spread("ours", [published.measure(r) for r in done])
             line["seeds"] = " ".join(f"{published.measure(r):.2f}" for r in done)
             gains = _gains(records, above.method, row.method, budget) if above else []
@@ -217,12 +266,7 @@ def states_table(claims: Iterable[Claim], records: Sequence[Mapping]) -> pd.Data
 
 def published_table(table: str) -> pd.DataFrame:
     """A published table as printed, e.g. published_table("sit-fer/I"): rows by columns, "value±spread"."""
-    out: dict[str, dict[str, str]] = {}
-    for cell in published.load():
-        if cell.kind == "value" and cell.id.startswith(f"{table} "):
-            spread = "" if cell.spread is None else f"±{cell.spread:.2f}"
-            out.setdefault(cell.says, {"": cell.says})[heading(cell.column)] = f"{cell.value:.2f}{spread}"
-    return pd.DataFrame(out.values()).fillna("")
+    return published.cells(table).set_index(["name", "on"]).printed.unstack(sort=False).fillna("")
 
 
 def papers_table() -> pd.DataFrame:
@@ -284,7 +328,8 @@ def setting(records: Sequence[Mapping]) -> pd.DataFrame:
         share = f"{data['classes'][counts.argmax()]} is {100 * counts.max() / counts.sum():.1f} % of them"
         faces = f"{data_name(data['name'])} ({data['fingerprint']}): {data['train']:,} training faces{doubles}"
         lines += [("data", faces), ("test", f"{data['tested_on']}, {data['test']:,} faces; {share}")]
-    lines += [("start", line) for line in _starts(done, records)]
+    parts = [line.split("\n        ") for line in _starts(done, records)]
+    lines += [("" if k else "start", part) for some in parts for k, part in enumerate(some)]
     steps = "{encoder}, {image_size} px, {steps:,} steps of {batch} labelled and {unlabelled_batch} unlabelled faces"
     lines += [("runs", line) for line in unique(steps.format(**r["config"]) for r in done)]
     lines += [("text", line) for line in unique('{text}, prompt "{prompt}"'.format(**r["config"]) for r in done)]
@@ -296,8 +341,9 @@ def seeds(runs: pd.DataFrame, rows: str = "name") -> pd.DataFrame:
     """Which seeds have a finished run, by these rows and by budget; a failed run is named with its error."""
     shown = runs[runs.repeat == 0].sort_values("seed", kind="stable")
     said = shown.seed.astype(str).where(shown.status == "finished", "failed: " + shown.error)
-    order = list(dict.fromkeys(runs[rows]))
-    return shown.assign(said=said).pivot_table("said", rows, "labels", " ".join, "").reindex(order)
+    listed = runs.set_index("method").loc[order(runs.method), rows].unique()
+    table = shown.assign(said=said).pivot_table("said", rows, "labels", " ".join, "").reindex(listed)
+    return table[sorted(table, key=lambda labels: labels or math.inf)].rename(columns=budget_name)
 
 
 def head(records: Sequence[Mapping]) -> str:
@@ -528,12 +574,9 @@ def run_key(record: Mapping) -> str:
     return files.key_of(record["config"]["run"]) if record["kind"] == "transfer" else record["key"]
 
 
-def row_name(method: str) -> str:
-    """What a row is called: as in our Table II, else as in the paper's Table I."""
-    if method == "sitfer":
-        return "SIT-FER"
-    printed = (c.says for c in published.load() if c.id.startswith(f"sit-fer/I {method} "))
-    return next((row.name for row in ROWS if row.method == method), None) or next(printed, method)
+def row_name(row: str) -> str:
+    """What a row is called: a method by its title, anything else ("tau 0.6", a prompt) as it is."""
+    return title(row) if row.partition("/")[0] in METHODS else row
 
 
 def _step_name(c: Comparison, found: Sequence[Comparison]) -> str:

@@ -49,7 +49,7 @@ def draw(
     if not 0 <= validation < 1:
         raise UserError(f"{dataset}: validation={validation}; expected a share of at least 0 and less than 1")
     pool = np.bincount(labels, minlength=len(classes))
-    wanted = allotment(pool, budget, dataset, classes)
+    wanted = labels_per_class(pool, budget, dataset, classes)
     labelled, held = [], []
     for c, (name, count) in enumerate(zip(classes, wanted)):
         members = np.flatnonzero(labels == c)
@@ -73,7 +73,7 @@ def draw(
     )
 
 
-def allotment(pool: np.ndarray, budget: int | str, dataset: str, classes: Sequence[str]) -> list[int]:
+def labels_per_class(pool: np.ndarray, budget: int | str, dataset: str, classes: Sequence[str]) -> list[int]:
     """Labels per class. RAF-DB: Ada-CM's; elsewhere equal, the remainder one each to the largest classes."""
     if isinstance(budget, str) and budget != "all":
         raise UserError(f"{dataset}: labels={budget!r}; expected a number or 'all'")

@@ -1,99 +1,94 @@
 """Figures of the audit: the ladder between the paper and the released code, and coverage around the switch."""
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
-import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fercore.analysis import claims as published
-from fercore.analysis import discrepancies, ladder
-from fercore.analysis.ladder import CODE, DOWN, PAPER, UP, Rung
-from fercore.methods import audit
+from fercore.analysis.paper_vs_code import CODE, DOWN, NOT_RUN, PAPER, PLACE, UP
 from fercore.report import figures
 from fercore.report.figures import BAND, FAINT, INK
-from fercore.study import records as store
-from fercore.study.profiles import Profile
 
 ENDS = {PAPER: INK, CODE: "#D55E00"}
 COLOURS = {UP: "#0072B2", DOWN: "#E69F00"}
+TITLES = {UP: f"{PAPER}, one point as in the code", DOWN: f"{CODE}, one point as in the paper"}
+QUIET = {"color": FAINT, "style": "italic", "va": "center"}
 
 
-def rungs(records: Sequence[Mapping], study: Profile, noise: float = 0.0) -> Figure:
+def ladder(runs: pd.DataFrame, noise: float = 0.0) -> Figure:
     """The ladder at the largest budget: left from the paper, right from the code, one point at a time.
 
-    Points over the end that a panel starts from, paired by seed: a dot for each seed, a thick bar at their mean, a
-    thin one over one standard deviation to either side. The end itself: its seeds around their mean. The dashed line
-    is where the other end lies. `noise`: points by which a run moves when it is made again, a grey band.
+    `runs`: as paper_vs_code.ladder has them. Points over the end that a panel starts from, paired by seed: a dot for
+    each seed, a thick bar at their mean, a thin one over one standard deviation to either side. The end itself: its
+    seeds around their mean. The dashed line is where the other end lies. `noise`: points by which a run moves when it
+    is made again, a grey band; 0 or NaN where that is not known.
     """
-    labels = ladder.budgets(study)[-1]
-    paper, code, *others = ladder.rungs(study, labels)
-    apart = ladder.differences(records, code)
-    panels = {  # the end that a panel starts from, its rungs, and the other end over this one
-        UP: (paper, [r for r in others if r.side == UP], apart),
-        DOWN: (code, [r for r in others if r.side == DOWN], [-d for d in apart]),
-    }
-    figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.5 + 0.235 * (1 + len(panels[UP][1]))))
-    for ax, (side, (end, chosen, across)) in zip(axes, panels.items()):
-        colour, other = ENDS[end.side], ENDS[{PAPER: CODE, CODE: PAPER}[end.side]]
-        for line, values in ((colour, [0.0]), (other, across)):
-            if values:
-                ax.axvline(np.mean(values), color=line, lw=0.9, ls=(0, (4, 2)), zorder=1)
-        if noise:
+    labels = runs.labels.max()
+    here = runs[runs.labels == labels]
+    apart = here[here.side == CODE].difference.mean()
+    rungs = list(dict.fromkeys(here[here.rung != ""].rung))
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.5 + 0.235 * (1 + len(rungs))))
+    for ax, side, (end, other), across in zip(axes, (UP, DOWN), ((PAPER, CODE), (CODE, PAPER)), (apart, -apart)):
+        for at, name in ((0.0, end), (across, other)):
+            ax.axvline(at, color=ENDS[name], lw=0.9, ls=(0, (4, 2)), zorder=1)  # nowhere, where NaN
+        if noise > 0:
             ax.axvspan(-noise, noise, color=BAND, lw=0, zorder=-1)
-        own = ladder.accuracies(records, end)
-        _place(ax, len(chosen), [x - np.mean(own) for x in own], colour, ladder.failed(records, end))
-        for y, rung in enumerate(reversed(chosen)):
-            _place(ax, y, ladder.differences(records, rung), COLOURS[side], ladder.failed(records, rung))
-        ax.set_xlabel(f"points over {end.side}")
-        title = {UP: f"{PAPER}, one point as in the code", DOWN: f"{CODE}, one point as in the paper"}[side]
-        ax.set_title(title, fontsize="medium", loc="left")
-        ax.set_yticks(range(len(chosen) + 1), [*reversed([_named(rung) for rung in chosen]), "its seeds"])
+        own = here[here.side == end]
+        _place(ax, len(rungs), own.assign(difference=own.accuracy - own.accuracy.mean()), ENDS[end])
+        names = ["its seeds"]
+        for y, rung in zip(reversed(range(len(rungs))), rungs):
+            line = here[(here.side == side) & (here.rung == rung)]
+            _place(ax, y, line, COLOURS[side])
+            names.insert(0, line.change.iloc[0] + (f"  #{line['#'].iloc[0]}" if side == UP else ""))
+        ax.set_xlabel(f"points over {end}")
+        ax.set_title(TITLES[side], fontsize="medium", loc="left")
+        ax.set_yticks(range(len(names)), names)
         ax.tick_params(axis="y", length=0)
         ax.locator_params(axis="x", nbins=5)
-        ax.set_ylim(-0.6, len(chosen) + 0.6)
+        ax.set_ylim(-0.6, len(rungs) + 0.6)
         ax.margins(x=0.12)
     axes[1].yaxis.tick_right()
     axes[1].tick_params(axis="y", length=0)
     sns.despine(ax=axes[1], left=True, right=False)
-    dashes = {"lw": 0.9, "ls": (0, (4, 2))}
-    marks = [plt.Line2D([], [], color=colour, label=end, **dashes) for end, colour in ENDS.items()]
+    marks = [plt.Line2D([], [], color=colour, label=end, lw=0.9, ls=(0, (4, 2))) for end, colour in ENDS.items()]
     marks.append(plt.Line2D([], [], ls="", marker="o", mfc=INK, mec="white", ms=5.5, label="one seed"))
-    if noise:
+    if noise > 0:
         marks.append(plt.Rectangle((0, 0), 1, 1, fc=BAND, label="made again unchanged"))
     figure.legend(handles=marks, loc="outside upper right", ncols=len(marks), columnspacing=1.4)
     figure.supxlabel(f"accuracy with {labels:,} labels, pair by pair", fontsize="medium", color=FAINT)
     return figure
 
 
-def switch(records: Sequence[Mapping], study: Profile) -> Figure:
+def coverage(windows: pd.DataFrame) -> Figure:
     """Share of unlabelled faces that pass, over the steps, at the largest budget: a line for each run.
 
-    Runs that fuse logits change their weights at the upright line; beside them, in grey, those that do not.
+    `windows`: as paper_vs_code.coverage has them. Runs that fuse logits change their weights at the upright line;
+    beside them, in grey, those that do not.
     """
-    done, labels = store.finished(records), ladder.budgets(study)[-1]
-    places = ladder.rungs(study, labels)
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), sharex=True)
-    for ax, sides in zip(axes, ((PAPER, UP), (CODE, DOWN))):
-        runs = [(rung, config.key) for rung in places if rung.side in sides for config in rung.runs]
-        here = [(rung, done[key]) for rung, key in runs if key in done]
-        for rung, record in here:
-            end = rung.side in ENDS
-            bold = end or (rung.side == UP and rung.switches)
-            look = {"color": ENDS[CODE] if rung.switches else INK if end else FAINT}
-            look |= {"lw": 1.8 if bold else 0.8, "zorder": 2 + end + rung.switches}
-            steps = [0, *(entry["step"] for entry in record["history"])]
-            kept = [100 * entry["kept"] for entry in record["history"] if entry.get("kept") is not None]
-            if kept:
-                ax.stairs(kept, steps, baseline=None, alpha=1 if end else 0.8, **look)
-        if here:
-            ax.axvline(audit.SWITCH * here[0][1]["config"]["steps"], color=INK, lw=0.8, ls=":")
+    here = windows[windows.labels == windows.labels.max()]
+    for ax, (end, side) in zip(axes, ((PAPER, UP), (CODE, DOWN))):
+        shown = here[here.side.isin([end, side])]
+        for place, run in shown.groupby(PLACE, sort=False):
+            place = dict(zip(PLACE, place))
+            whole, switches = place["side"] in ENDS, place["fuses"] == "logits"
+            ax.stairs(
+                run.kept,
+                [*run.start, run.end.iloc[-1]],
+                baseline=None,
+                color=ENDS[CODE] if switches else INK if whole else FAINT,
+                lw=1.8 if whole or (place["side"] == UP and switches) else 0.8,
+                alpha=1 if whole else 0.8,
+                zorder=2 + whole + switches,
+                clip_on=False,  # a line at 0 would be half as thick
+            )
+        if len(shown):
+            ax.axvline(shown["switch"].iloc[0], color=INK, lw=0.8, ls=":")
             ax.set_ylim(bottom=0)
         else:
-            ax.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
-        ax.set_title({PAPER: "the paper's end", CODE: "the code's end"}[sides[0]], fontsize="medium", loc="left")
+            ax.annotate(NOT_RUN, (0.5, 0.5), xycoords="axes fraction", ha="center", **QUIET)
+        ax.set_title({PAPER: "the paper's end", CODE: "the code's end"}[end], fontsize="medium", loc="left")
         ax.set_xlabel("step")
         ax.locator_params(axis="x", nbins=5)
     axes[0].set_ylabel("faces that pass (%)")
@@ -107,21 +102,16 @@ def switch(records: Sequence[Mapping], study: Profile) -> Figure:
     return figure
 
 
-def _named(rung: Rung) -> str:
-    """A rung, on the left with the numbers of its points."""
-    return f"{rung.said}  #{discrepancies.of_rung(rung.name)}" if rung.side == UP else rung.said
-
-
-def _place(ax: Axes, y: int, values: Sequence[float], colour: str, failed: int) -> None:
-    if values:
-        if len(values) > 1:
-            mean, spread = np.mean(values), np.std(values, ddof=1)
-            ax.plot([mean - spread, mean + spread], [y, y], color=colour, lw=1, alpha=0.6, zorder=2)
-            ax.plot([mean, mean], [y - 0.32, y + 0.32], color=colour, lw=2, solid_capstyle="butt", zorder=3)
-        places = y + figures.spread_out(len(values))
-        ax.plot(values, places, "o", mfc=colour, mec="white", ms=5, mew=0.6, zorder=4)
-    note = f"{failed} failed" if failed else "" if values else published.NOT_RUN
-    if note:
-        look = {"va": "center", "color": FAINT, "style": "italic", "bbox": {"fc": "white", "lw": 0, "pad": 1}}
-        ax.annotate(note, (0.015, y), xycoords=("axes fraction", "data"), **look)
+def _place(ax: Axes, y: int, runs: pd.DataFrame, colour: str) -> None:
+    values, failed = runs.difference.dropna(), (runs.status == "failed").sum()
+    mean, spread = values.mean(), values.std()
+    if len(values) > 1:
+        ax.plot([mean - spread, mean + spread], [y, y], color=colour, lw=1, alpha=0.6, zorder=2)
+        ax.plot([mean, mean], [y - 0.32, y + 0.32], color=colour, lw=2, solid_capstyle="butt", zorder=3)
+    ax.plot(values, y + figures.spread_out(len(values)), "o", mfc=colour, mec="white", ms=5, mew=0.6, zorder=4)
+    note = f"{failed} failed" if failed else "" if len(values) else NOT_RUN
+    inside = (
+        {"xy": (0.985, y), "ha": "right"} if UP in set(runs.side) else {"xy": (0.015, y)}
+    )  # away from the other end
+    ax.annotate(note, xycoords=("axes fraction", "data"), **inside, **QUIET)
     ax.axhline(y + 0.5, color="#eeeeee", lw=0.6, zorder=0)

@@ -1,42 +1,48 @@
-"""Figures of records: one style, one colour per row and level, no title inside (the caption is the text above).
+"""Figures of tables: one style, one colour per family and level, no title inside (the caption is the text above).
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; SIT-FER and the fused level are the dark ones.
+Colours are Okabe and Ito's, told apart by colour-blind readers; SIT-FER and the fused level are the dark ones. Methods
+are more than there are colours: a colour stands for a family, the marker for its member.
 """
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fercore.analysis import claims as published
-from fercore.analysis import tables
+from fercore.analysis.tables import order, row_name
+from fercore.methods.api import METHODS, family, title
 from fercore.report import inline
 
 SIZE = (5.5, 3.4)  # inches
 INK, FAINT = "#222222", "#9a9a9a"
 BAND = "#eeeeee"  # behind everything: what a difference must leave to mean something
-COLOURS = {
-    "supervised": "#8c8c8c",
-    "fixmatch": "#CC79A7",
-    "sitfer/semantic": "#0072B2",
-    "sitfer/text": "#009E73",
-    "sitfer/instance": "#E69F00",
-    "sitfer": INK,
-    "semantic": "#0072B2",
-    "text": "#009E73",
-    "instance": "#E69F00",
-    "fused": INK,
-}
+COLOURS = {"semantic": "#0072B2", "text": "#009E73", "instance": "#E69F00", "fused": INK}  # of levels
+COLOURS |= {"supervised": "#8c8c8c"}  # for prompt_figures, till it asks FAMILIES
+FAMILIES = {"supervised": "#8c8c8c", "self-training": "#56B4E9", "mixing": "#009E73", "threshold": "#CC79A7"}
+FAMILIES |= {"class margins": "#E69F00", "memory": "#0072B2", "SIT-FER": INK}
+OTHER = "#D55E00"  # any family that is not here: a reader's own
 STATES = {"reproduced": "#009E73", "partly": "#E69F00", "not reproduced": "#D55E00"}
-MARKERS = {"rafdb/100": "D", "sfew/400": "s"}  # of the published values
+MARKERS, HOLLOW = "os^DvPX", "Ds^v"  # of the members of a family; of the published columns
+
+
+def colour(method: str) -> str:
+    """That of the method's family; a variant that is named after a level has the level's."""
+    return COLOURS.get(method.partition("/")[2]) or FAMILIES.get(family(method), OTHER)
+
+
+def marker(method: str) -> str:
+    """By the place within the family, in the order of the registry."""
+    members = [name for name in METHODS if family(name) == family(method)]
+    place = members.index(method) if method in members else len(members)
+    return MARKERS[place % len(MARKERS)]
 
 
 def style() -> None:
@@ -77,77 +83,76 @@ def save(figure: Figure, folder: Path, stem: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def table2(records: Sequence[Mapping], labels: Sequence[int] | int | None = None) -> Figure:
-    """Table II, one panel per budget that was run: a dot for each seed, a bar at the mean, published marks hollow."""
-    asked = tables.budgets(records, labels) or [0]
-    budgets = [b for b in asked if tables.runs(records, labels=b)] or asked[-1:]
-    figure, axes = plt.subplots(1, len(budgets), sharey=True, sharex=True, squeeze=False)
-    rows = list(reversed(tables.ROWS))
-    for ax, budget in zip(axes[0], budgets):
-        for column, marker in MARKERS.items():
-            cells = [published.published(row.table, row.method, column).value for row in rows]
-            ax.plot(
-                cells,
-                range(len(rows)),
-                f"{marker}-",
-                color="#dddddd",
-                lw=0.8,
-                mfc="white",
-                mec=FAINT,
-                ms=4.5,
-                mew=0.9,
-                zorder=2,
-            )
+def components(runs: pd.DataFrame, gains: pd.Series, published: pd.DataFrame) -> Figure:
+    """A table of rows that build on each other, two panels for each budget: accuracy, and gain over the row above.
+
+    A dot for each seed, a bar at the mean; published gains (rows by columns of the paper's table) are hollow. Published
+    accuracies are of other faces, no measure for ours, and are not drawn.
+    """
+    rows, budgets = list(reversed(published.index)), sorted(set(runs.labels)) or [0]
+    figure, axes = plt.subplots(
+        len(budgets), 2, sharey=True, sharex="col", squeeze=False, figsize=(SIZE[0] + 1.4, SIZE[1] * len(budgets))
+    )
+    for (left, right), budget in zip(axes, budgets):
+        here = runs[runs.labels == budget]
+        right.axvline(0, color=INK, lw=0.7, zorder=1)
         for y, row in enumerate(rows):
-            colour = COLOURS[row.method]
-            values = [published.measure(r) for r in tables.ran(records, row.method, budget)]
-            # Seeds are spread out a little, always the same way, so that equal results stay visible.
-            ax.plot(values, y + spread_out(len(values)), "o", mfc=colour, mec="white", ms=5.5, mew=0.6, zorder=4)
-            if values:
-                ax.plot(
-                    [np.mean(values)] * 2, [y - 0.36, y + 0.36], color=colour, lw=2, solid_capstyle="butt", zorder=3
-                )
-            missing = len(tables.runs(records, row.method, budget)) - len(values)
-            note = f"{missing} failed" if missing else "" if values else "not run"
-            ax.annotate(note, (0.01, y), xycoords=("axes fraction", "data"), va="center", color=FAINT, style="italic")
-        for y in np.arange(len(rows) - 1) + 0.5:
-            ax.axhline(y, color="#eeeeee", lw=0.6, zorder=0)
-        ax.margins(x=0.1)
-        ax.set(ylim=(-0.55, len(rows) - 0.45), xlabel=f"accuracy (%), {budget:,} labels")
-        ax.set_yticks(range(len(rows)), [_name(row) for row in rows])
-        ax.tick_params(axis="y", length=0)
+            some = here[here.method == row]
+            seeds(left, some.accuracy.dropna(), y, colour(row))
+            failed = (some.status == "failed").sum()
+            note = f"{failed} failed" if failed else "" if len(some) else "not run"
+            left.annotate(note, (0.01, y), xycoords=("axes fraction", "data"), va="center", color=FAINT, style="italic")
+            points = gains[
+                (gains.index.get_level_values("above") == row) & (gains.index.get_level_values("labels") == budget)
+            ]
+            seeds(right, points, y, colour(row))
+            for marker, value in zip(HOLLOW, published.loc[row]):
+                right.plot(value, y, marker, mfc="white", mec=FAINT, ms=4.5, mew=0.9, zorder=2)
+        rules(left, len(rows)), rules(right, len(rows))
+        left.set(ylim=(-0.55, len(rows) - 0.45), xlabel=f"accuracy (%), {budget:,} labels")
+        left.set_yticks(range(len(rows)), map(title, rows))
+        left.margins(x=0.1)
+        right.set(xlabel="gain over the row above (points)")
     marks = [plt.Line2D([], [], ls="", marker="o", mfc=INK, mec="white", ms=6, label="one seed, bar: mean")]
-    for column, marker in MARKERS.items():
-        name = f"published, {tables.COLUMNS[column]}"
+    for column, marker in zip(published, HOLLOW):
+        name = f"published, {column}"
         marks.append(plt.Line2D([], [], ls="", marker=marker, mfc="white", mec=FAINT, ms=4.5, label=name))
     figure.legend(handles=marks, loc="outside upper right", ncols=3, handletextpad=0.1, columnspacing=1.2)
     return figure
 
 
-def curves(records: Sequence[Mapping], labels: int | None = None) -> Figure:
-    """One budget over the steps: accuracy, kept share, and how often each level of SIT-FER is right.
+def seeds(ax: Axes, values: Sequence[float], y: float, colour: str) -> None:
+    """A dot for each value, a bar at their mean. They are spread out a little, so that equal results stay visible."""
+    ax.plot(values, y + spread_out(len(values)), "o", mfc=colour, mec="white", ms=5.5, mew=0.6, zorder=4)
+    if len(values):
+        ax.plot([np.mean(values)] * 2, [y - 0.36, y + 0.36], color=colour, lw=2, solid_capstyle="butt", zorder=3)
 
-    Lines are means over seeds, bands reach from the lowest to the highest seed.
+
+def rules(ax: Axes, rows: int) -> None:
+    """Faint lines between the rows, and no ticks at their names."""
+    for y in np.arange(rows - 1) + 0.5:
+        ax.axhline(y, color="#eeeeee", lw=0.6, zorder=0)
+    ax.tick_params(axis="y", length=0)
+
+
+def curves(history: pd.DataFrame) -> Figure:
+    """The largest budget over the steps: accuracy, kept share, and how often each level of SIT-FER is right.
+
+    `history` as tables.history gives it. Lines are means over seeds, bands reach from the lowest to the highest seed.
     """
-    budget = max(tables.budgets(records, labels), default=0)
+    here = history[history.labels == history.labels.max()]
     figure, axes = plt.subplot_mosaic([["accuracy", "kept"], ["accuracy", "levels"]], width_ratios=[1.25, 1])
-    rows = [(row, tables.ran(records, row.method, budget)) for row in tables.ROWS]
-    for row, done in rows:
-        pick = COLOURS[row.method], _name(row)
-        line(
-            axes["accuracy"],
-            done,
-            lambda h: h["classifier"]["accuracy"],
-            *pick,
-            width=2.0 if row.method == "sitfer" else 1.3,
-        )
-        line(axes["kept"], done, lambda h: h.get("kept"), *pick, width=1.6 if row.method == "sitfer" else 1.0)
-    sitfer = tables.ran(records, "sitfer", budget)
-    for level in tables.LEVELS:
-        right = functools.partial(_level, level)
-        line(axes["levels"], sitfer, right, COLOURS[level], level)
-    axes["accuracy"].set(xlabel="step", ylabel=f"test accuracy (%), {budget:,} labels")
-    axes["kept"].set(ylabel="kept (%)")
+    for method in order(here.method):
+        some, lead = here[here.method == method], method == "sitfer"
+        curve(axes["accuracy"], some, "accuracy", colour(method), title(method), 2.0 if lead else 1.3)
+        curve(axes["kept"], some, "kept", colour(method), title(method), 1.6 if lead else 1.0)
+    levels = [name for name in here if name.startswith("level_")]
+    for name in levels:
+        level = name.removeprefix("level_")
+        curve(axes["levels"], here[here.method == "sitfer"], name, COLOURS.get(level, INK), level)
+    budget = f", {history.labels.max():,} labels" if len(history) else ""
+    axes["accuracy"].set(xlabel="step", ylabel=f"test accuracy (%){budget}")
+    axes["kept"].set(xlabel="", ylabel="kept (%)")
     axes["kept"].set_ylim(bottom=0)
     axes["kept"].tick_params(labelbottom=False)
     axes["levels"].set(xlabel="step", ylabel="level right (%)")
@@ -155,37 +160,30 @@ def curves(records: Sequence[Mapping], labels: int | None = None) -> Figure:
         ax.ticklabel_format(axis="x", style="plain")
         ax.locator_params(axis="x", nbins=4)
         ax.locator_params(axis="y", nbins=5)
-    handles = axes["accuracy"].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper left", ncols=3, columnspacing=1.2)
-    if sitfer:
+    figure.legend(*axes["accuracy"].get_legend_handles_labels(), loc="outside upper left", ncols=3, columnspacing=1.2)
+    if axes["levels"].lines:
         axes["levels"].legend(ncols=2, fontsize="x-small", columnspacing=0.8, handlelength=1, loc="best")
     return figure
 
 
-def recall(
-    records: Sequence[Mapping],
-    labels: Sequence[int] | int | None = None,
-    rows: Sequence[tables.Row] = tables.ROWS,
-) -> Figure:
-    """Recall of each class (%), one line for each row of the table; last evaluation, mean over seeds."""
-    budget = max(tables.budgets(records, labels), default=0)
-    table = tables.recall_table(records, budget, rows)
+def curve(ax: Axes, history: pd.DataFrame, what: str, colour: str, label: str, width: float = 1.3) -> None:
+    """Mean over seeds of a column of the history against the step, with the range of the seeds."""
+    known = history.dropna(subset=what)
+    if len(known):
+        look = {"color": colour, "lw": width, "label": label, "err_kws": {"alpha": 0.15, "lw": 0}}
+        sns.lineplot(known, x="step", y=what, errorbar=("pi", 100), legend=False, ax=ax, **look)
+
+
+def recall(table: pd.DataFrame) -> Figure:
+    """Recall (%) at the largest budget of the table (rows: labels, method), a column for each class."""
+    budget = table.index.get_level_values("labels").max()
+    table = table[table.index.get_level_values("labels") == budget].droplevel("labels").rename(index=row_name)
     figure, ax = plt.subplots(figsize=(SIZE[0], max(SIZE[1], 1.1 + 0.25 * len(table))))
     if table.empty:
         return _nothing(figure, ax)
-    table = table.drop(columns="labels").set_index("row").rename(index=lambda name: name.replace("L_t", "$L_t$"))
     bar = {"label": f"recall (%), {budget:,} labels", "pad": 0.02, "ticks": [0, 25, 50, 75, 100]}
-    sns.heatmap(
-        table,
-        ax=ax,
-        annot=True,
-        fmt=".0f",
-        cmap=sns.light_palette("#0072B2", as_cmap=True),
-        vmin=0,
-        vmax=100,
-        linewidths=1,
-        cbar_kws=bar,
-    )
+    shades = sns.light_palette("#0072B2", as_cmap=True)
+    sns.heatmap(table, ax=ax, annot=True, fmt=".0f", cmap=shades, vmin=0, vmax=100, linewidths=1, cbar_kws=bar)
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
     ax.set_xticklabels(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
@@ -195,21 +193,28 @@ def recall(
     return figure
 
 
-def gains(claims: Sequence[published.Claim], records: Sequence[Mapping]) -> Figure:
-    """Statements of the kind "b is above a": published gains hollow, ours filled with what the rule needs as a bar."""
-    tested = [(claim, published.compare(claim, records)) for claim in claims if claim.reproduced_by]
-    tested = [(c, found) for c, found in tested if c.kind == "direction" and c.reproduced_by.order]
-    tested = [(c, found) for c, found in tested if len({(f.above, f.below) for f in found}) <= 1]
+def gains(published: pd.DataFrame, ours: pd.DataFrame) -> Figure:
+    """Statements of the kind "b is above a": published gains hollow, ours filled with what the rule needs as a bar.
+
+    `published` as claims.gains gives it, `ours` as claims.table does, of statements with one step. Several budgets of a
+    statement are drawn side by side.
+    """
+    claims = list(dict.fromkeys(ours.claim))
     figure, ax = plt.subplots()
-    for y, (claim, found) in enumerate(reversed(tested)):
-        ax.plot([p for _, p in claim.gains], [y] * len(claim.gains), "D", mfc="white", mec=FAINT, ms=4, mew=0.9)
-        for k, f in enumerate(found):
-            at = y + (k - (len(found) - 1) / 2) * 0.28
-            bar = {"xerr": f.needed} if f.needed is not None else {}
-            ax.errorbar(f.gain, at, fmt="o", ms=5, color=STATES[f.state], mec="white", mew=0.6, elinewidth=1.4, **bar)
+    for y, claim in enumerate(reversed(claims)):
+        points, found = published.points[published.claim == claim], ours[ours.claim == claim]
+        ax.plot(points, [y] * len(points), "D", mfc="white", mec=FAINT, ms=4, mew=0.9)
+        for at, row in zip(y + 0.28 * (np.arange(len(found)) - (len(found) - 1) / 2), found.itertuples()):
+            bar = {} if np.isnan(row.needed) else {"xerr": row.needed}
+            ax.errorbar(
+                row.gain, at, fmt="o", ms=5, color=STATES[row.state], mec="white", mew=0.6, elinewidth=1.4, **bar
+            )
     ax.axvline(0, color=INK, lw=0.7)
-    ax.set(xlabel="gain in accuracy (points); right of 0 as the paper says", ylim=(-0.6, len(tested) - 0.4))
-    ax.set_yticks(range(len(tested)), [_versus(c) for c, _ in reversed(tested)])
+    ax.set(xlabel="gain in accuracy (points); right of 0 as the paper says", ylim=(-0.6, len(claims) - 0.4))
+    steps = ours.drop_duplicates("claim").iloc[::-1]
+    ax.set_yticks(
+        range(len(claims)), [f"{a} over {b}" for a, b in zip(steps.above.map(row_name), steps.below.map(row_name))]
+    )
     ax.tick_params(axis="y", length=0)
     marks = [plt.Line2D([], [], ls="", marker="D", mfc="white", mec=FAINT, ms=4, label="published")]
     for state, colour in STATES.items():
@@ -226,8 +231,8 @@ def views(pictures: Mapping[str, UInt8[np.ndarray, "m h w c"]], titles: Sequence
         for ax, image in zip(line, images):
             picture(ax, image)
         line[0].set_ylabel(kind, rotation=0, ha="right", va="center")
-    for ax, title in zip(axes[0], titles):
-        ax.set_title(title, fontsize="small", pad=3)
+    for ax, name in zip(axes[0], titles):
+        ax.set_title(name, fontsize="small", pad=3)
     return figure
 
 
@@ -268,10 +273,6 @@ def bars(ax: Axes, p: np.ndarray, colour: str, truth: int) -> None:
     ax.spines["left"].set_visible(False)
 
 
-def _level(level: str, entry: Mapping) -> float | None:
-    return entry.get("level_accuracy", {}).get(level)
-
-
 def line(ax: Axes, done: Sequence[Mapping], value, colour: str, label: str, width: float = 1.3) -> None:
     """Mean over seeds of a number of the history, in percent, with the range of the seeds."""
     curves = [{h["step"]: 100 * value(h) for h in r["history"] if value(h) is not None} for r in done]
@@ -282,21 +283,6 @@ def line(ax: Axes, done: Sequence[Mapping], value, colour: str, label: str, widt
     ax.plot(steps, values.mean(0), color=colour, lw=width, label=label)
     if len(values) > 1:
         ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-
-
-def _versus(claim: published.Claim) -> str:
-    """What a statement compares, e.g. "SIT-FER over FixMatch"; between the rows of Table II what each adds."""
-    rule = claim.reproduced_by
-    if rule.levels:
-        return f"{rule.levels[-1]} pseudo-labels over {rule.levels[0]}"
-    pair = [published.name(row) for row in (rule.order[-1], rule.order[0])]
-    inside = all(method.startswith("sitfer") for method in pair)
-    added = {row.method: _name(row).removesuffix(" = SIT-FER") for row in tables.ROWS if inside}
-    return " over ".join(added.get(method) or tables.row_name(method) for method in pair)
-
-
-def _name(row: tables.Row) -> str:
-    return row.name.replace("L_t", "$L_t$")
 
 
 def spread_out(n: int) -> np.ndarray:

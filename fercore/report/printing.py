@@ -1,8 +1,7 @@
-"""Data frames as fixed-width text, Markdown and CSV.
+"""Data frames as Markdown and CSV; nbval compares Markdown, where a frame's HTML changes with the version of pandas.
 
-Fixed width, because nbval compares a frame's HTML byte by byte and pandas changes it between versions. A pair of
-columns "x" and "x ±" is printed as one; NaN is printed as nothing, or as "not run" where the column is "ours" or begins
-with "ours on". A column's name says how its numbers are printed: with two decimals unless FORMATS has it.
+A pair of columns "x" and "x ±" is printed as one; NaN is printed as nothing, and in a column that begins with "ours" as
+"not run" or "failed". A column's name says how its numbers are printed: with two decimals unless FORMATS has it.
 """
 
 import math
@@ -15,9 +14,11 @@ import pandas as pd
 from IPython.display import Markdown
 
 from fercore import files
+from fercore.analysis.tables import row_name
 
-# By the last line of the title, where it has several.
+# By the whole title or its last word.
 FORMATS = {"gain": "+.2f", "difference": "+.2f", "lower": "+.2f", "upper": "+.2f", "p": ".3f", "p, Holm": ".3f"}
+FORMATS |= dict.fromkeys(("n", "pairs", "failed", "count", "labels"), ".0f")
 FORMATS |= {"disagreement": ".3f", "change": "+.2f", "memory": ".0f", "mean rank": ".1f", "rank": ".0f"}
 FORMATS |= dict.fromkeys(("silhouette", "separation", "alignment", "uniformity"), ".3f")
 FORMATS |= dict.fromkeys(("cosine", "between", "own", "others", "margin"), ".3f")
@@ -26,9 +27,15 @@ FORMATS |= {"divergence": ".3f"}
 
 
 def show(frame: pd.DataFrame | pd.Series) -> Markdown:
-    """The table as JupyterLab renders it and nbval compares it; a named index becomes columns."""
+    """The table as JupyterLab renders it and nbval compares it."""
+    return Markdown(markdown(flat(frame)))
+
+
+def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
+    """With its named index as columns, and methods by their titles."""
     frame = frame.to_frame() if isinstance(frame, pd.Series) else frame
-    return Markdown(markdown(frame.reset_index() if any(frame.index.names) else frame))
+    frame = frame.reset_index() if any(frame.index.names) else frame
+    return frame.assign(**{name: frame[name].map(row_name) for name in ("method", "above", "below") if name in frame})
 
 
 def text(frame: pd.DataFrame, wrap: Mapping[str, int] | None = None) -> str:
@@ -67,11 +74,12 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join([line(titles), rule, *(line(row) for row in shown.to_numpy().tolist())]) + "\n"
 
 
-def save(frame: pd.DataFrame, folder: Path, stem: str, note: str = "") -> None:
+def save(frame: pd.DataFrame, folder: Path, stem: str, note: pd.DataFrame | str = "") -> None:
     """Write <stem>.md (with `note` above the table) and <stem>.csv, atomically; untouched where nothing changed."""
-    body = f"```text\n{note}\n```\n\n{markdown(frame)}" if note else markdown(frame)
-    flat = frame.rename(columns=lambda c: str(c).replace("\n", " "))
-    csv = flat.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    frame = flat(frame).rename(columns=lambda c: str(c).replace("\n", " "))
+    head = markdown(flat(note)) if isinstance(note, pd.DataFrame) else f"```text\n{note}\n```\n" if note else ""
+    body = f"{head}\n{markdown(frame)}" if head else markdown(frame)
+    csv = frame.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     for suffix, content in ((".md", body), (".csv", csv)):
         path = Path(folder) / f"{stem}{suffix}"
         if not path.exists() or path.read_text(encoding="utf-8") != content:
@@ -84,20 +92,21 @@ def _printed(frame: pd.DataFrame) -> pd.DataFrame:
     for column in frame.columns:
         if str(column).endswith(" ±"):
             continue
-        format = FORMATS.get(str(column).split("\n")[-1], ".2f")
+        title = str(column)
+        format = FORMATS.get(title) or FORMATS.get(title.split()[-1] if title.strip() else "", ".2f")
         numbers = [_cell(v, format) for v in frame[column]]
         spreads = [_cell(v, format.lstrip("+")) for v in frame.get(f"{column} ±", [None] * len(frame))]
+        if title == "labels":
+            numbers = [n if n != "0" else "all" for n in numbers]
         width = max(map(len, spreads), default=0)
         # A number without a spread is padded, so that the points stay under each other.
         out[column] = [
             f"{v} ± {s.rjust(width)}" if s else v + " " * (width + 3 if v and width else 0)
             for v, s in zip(numbers, spreads)
         ]
-        if column == "ours" and "n" in frame:
-            failed = frame.get("failed", [0] * len(frame))
-            out[column] = [v or ("failed" if f else "not run") for v, f in zip(out[column], failed)]
-        elif str(column).startswith("ours on"):
-            out[column] = [v or "not run" for v in out[column]]
+        if title.startswith("ours"):
+            failed = frame.get("failed", pd.Series(0, frame.index))
+            out[column] = [v or ("failed" if f > 0 else "not run") for v, f in zip(out[column], failed)]
     return pd.DataFrame(out, columns=list(out))
 
 

@@ -99,7 +99,7 @@ def verdicts(study: profiles.Profile, known: Iterable[Mapping]) -> str:
         cells.append(f"`{command(study, claim.reproduced_by.notebook)}`" if claim.reproduced_by else "")
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
     repeated = repeated_runs.pairs(study)
-    said = [repeated_runs.said(repeated)] if repeated else []
+    said = [repeated_runs.said(repeated)] if len(repeated) else []
     return "\n".join([*lines, "", summary(chosen, runs, grounds), *said])
 
 

@@ -1,32 +1,29 @@
-"""What a study costs, before anything is trained: images, operations, hours, bytes. Needs no data and no weights.
+"""What a study costs, before anything is trained: images, operations, and operations per second. Needs no data.
 
 A step's cost is counted, not declared: the images that pass through the network with gradient and without, on
-rendered faces of 16 pixels, times the operations of one image at the study's size. Hours are those of records of the
-same device, image size and encoder where there are some, else operations at a rate measured here and now.
+rendered faces of 16 pixels, times the operations of one image at the study's size.
 """
 
-import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fercore import encoders, files
+from fercore import encoders
 from fercore.config import Run
 from fercore.data import prepare
 from fercore.data.check import OFFICIAL
 from fercore.data.expressions import EXPRESSIONS
 from fercore.methods import budget, source
-from fercore.study import records
 from fercore.training import devices, loop, timing
 from fercore.training.pretrained import Start
 
 CLASSES = len(EXPRESSIONS)
-SAME = ("method", "options", "batch", "unlabelled_batch", "compile")  # equal for runs whose steps last equally long
 
 
 class Images(NamedTuple):
@@ -36,44 +33,26 @@ class Images(NamedTuple):
     guessed: int
 
 
-class Operations(NamedTuple):
-    """Floating-point operations of one image: forward and backward, and forward alone."""
-
-    trained: float
-    guessed: float
-
-
-def small(config: Run, size: int = 16, encoder: str = "resnet18", device: str = "cpu") -> loop.Training:
+def small(config: Run, size: int = 16, encoder: str = "colour", device: str = "cpu") -> loop.Training:
     """The run's method and batches on a few rendered faces, at its first step."""
-    config = replace(
-        config,
-        dataset="facs",
-        dataset_options={"n": 3 * CLASSES, "test": CLASSES},
-        labels=budget(config.method, CLASSES),
-        image_size=size,
-        encoder=encoder,
-        start="none",
-        start_keys={},
-        text="orthogonal",
-        validation=0.0,
-        compile=False,
-    )
-    faces = prepare.prepare("facs", None, size=size, options=config.dataset_options)
-    run = loop.set_up(config, faces, Start(), devices.choose(device))
+    faces = {"dataset": "facs", "dataset_options": {"n": 3 * CLASSES, "test": CLASSES}, "image_size": size}
+    plain = {"start": "none", "start_keys": {}, "text": "orthogonal", "validation": 0.0, "compile": False}
+    config = replace(config, **faces, **plain, encoder=encoder, labels=budget(config.method, CLASSES))
+    data = prepare.prepare("facs", None, size=size, options=config.dataset_options)
+    run = loop.set_up(config, data, Start(), devices.choose(device))
     loop.prepare(run)
     return run
 
 
 def images(config: Run) -> Images:
     """Counted in one step of the run's method."""
-    options = files.canonical(config.options)
-    return _images(config.method, options, config.batch, config.unlabelled_batch, source(config.method))
+    same = {name: getattr(config, name) for name in ("options", "batch", "unlabelled_batch")}
+    return _images(Run("", config.method, 0, precision="fp32", source=source(config.method), **same))
 
 
 @cache
-def _images(method: str, options: str, labelled: int, unlabelled: int, code: str) -> Images:
-    config = Run("facs", method, CLASSES, options=json.loads(options), batch=labelled, unlabelled_batch=unlabelled)
-    run, counts = small(replace(config, precision="fp32")), {True: 0, False: 0}
+def _images(config: Run) -> Images:
+    run, counts = small(config), {True: 0, False: 0}
     batch = loop.batch(run, 0)[0]
 
     def count(_, arguments: tuple) -> None:
@@ -87,8 +66,8 @@ def _images(method: str, options: str, labelled: int, unlabelled: int, code: str
 
 
 @cache
-def operations(encoder: str, size: int) -> Operations:
-    """Of one image of `size` pixels, counted by torch on tensors without content."""
+def operations(encoder: str, size: int) -> tuple[float, float]:
+    """Of one image of `size` pixels, counted without content: forward and backward, and forward alone."""
     with torch.device("meta"):
         network, faces = encoders.backbone(encoder)[0], torch.empty(2, 3, size, size)
     with FlopCounterMode(display=False) as forward:
@@ -96,7 +75,7 @@ def operations(encoder: str, size: int) -> Operations:
     with FlopCounterMode(display=False) as backward:
         features.sum().backward()
     one = forward.get_total_flops() / 2
-    return Operations(one + backward.get_total_flops() / 2, one)
+    return one + backward.get_total_flops() / 2, one
 
 
 def faces(name: str, options: Mapping) -> tuple[int, int] | None:
@@ -109,56 +88,47 @@ def faces(name: str, options: Mapping) -> tuple[int, int] | None:
     return tuple(sum(count) if isinstance(count, tuple) else count for count in counts)
 
 
-def work(config: Run) -> float:
-    """Operations of a whole run: its steps, and its evaluations where the number of test faces is known."""
-    step, one = images(config), operations(config.encoder, config.image_size)
+def step_flops(config: Run) -> float:
+    """Operations of one step."""
+    return sum(n * one for n, one in zip(images(config), operations(config.encoder, config.image_size)))
+
+
+def flops(config: Run) -> float:
+    """Operations of a whole run: its steps, and its evaluations where the number of test faces is known.
+
+    Infinite where the method cannot make a step, as its own run will say.
+    """
     tested = (faces(config.dataset, config.dataset_options) or (0, 0))[1]
-    per_step = step.trained * one.trained + step.guessed * one.guessed
-    return config.steps * per_step + config.evaluations * tested * one.guessed
+    one = operations(config.encoder, config.image_size)[1]
+    try:
+        return config.steps * step_flops(config) + config.evaluations * tested * one
+    except Exception:  # what a method may raise has no common base
+        return math.inf
 
 
-# Time
+def rates(config: Run, device: torch.device, known: Iterable[Mapping]) -> dict[str, float]:
+    """Operations per second of runs like this one, by method; under "" for all methods together.
 
-
-@dataclass(frozen=True)
-class Clock:
-    """Seconds of runs on one device. `measured`: finished runs of that device, image size and encoder."""
-
-    device: torch.device
-    precision: str
-    measured: list[Mapping]
-    rate: float  # operations per second
-    source: str  # of the rate
-
-    def seconds(self, config: Run) -> tuple[float, bool]:
-        """Seconds of a run, and whether they come from records of the same method, batches and options."""
-        same = [r for r in self.measured if all(r["config"][key] == getattr(config, key) for key in SAME)]
-        if not same:
-            return work(config) / self.rate, False
-        return config.steps * statistics.median(r["provenance"]["seconds"] / r["config"]["steps"] for r in same), True
-
-
-def clock(config: Run, device: torch.device, known: Iterable[Mapping]) -> Clock:
-    """For runs like this one: from records of the same device, image size and encoder, else from a measured step."""
-    precision = devices.precision(config.precision, device)
-    here = {"device": devices.name(device), "precision": precision}
-    if device.type == "cpu":
-        here["threads"] = torch.get_num_threads()
-    measured = [
-        r
-        for r in records.finished(r for r in known if r["kind"] == "run").values()
-        if all(r["provenance"].get(key) == value for key, value in here.items())
-        and r["provenance"]["seconds"] > 0  # rounded: a run of a few steps may have none
-        and all(r["config"].get(key) == getattr(config, key) for key in ("image_size", "encoder"))
-        and r["provenance"]["seconds"] > 0
-    ]
+    Medians over the finished runs of the same device, image size and encoder. Where there is none a step of FixMatch is
+    timed, and "" stands alone.
+    """
+    here = {"device": devices.name(device), "precision": devices.precision(config.precision, device)}
+    here |= {"threads": torch.get_num_threads()} if device.type == "cpu" else {}
+    size = {"image_size": config.image_size, "encoder": config.encoder}
+    measured: dict[str, list[float]] = {}
+    for r in known:
+        if (r["kind"], r["status"]) != ("run", "finished") or not size.items() <= r["config"].items():
+            continue
+        made = r["provenance"]
+        if (
+            here.items() <= made.items()
+            and made["seconds"] > 0
+            and (count := flops(Run.from_dict(r["config"]))) < math.inf
+        ):
+            measured.setdefault(r["config"]["method"], []).append(count / made["seconds"])
     if measured:
-        rates = [work(Run.from_dict(r["config"])) / r["provenance"]["seconds"] for r in measured]
-        rate, source = statistics.median(rates), f"the median of {len(measured)} records"
-    else:
-        run = small(replace(config, method="fixmatch", options={}), config.image_size, config.encoder, str(device))
-        ms = timing.medians({"fixmatch": partial(loop.train_step, run)}, 3, device)["fixmatch"]
-        step, one = images(run.config), operations(config.encoder, config.image_size)
-        rate = 1000 * (step.trained * one.trained + step.guessed * one.guessed) / ms
-        source = "FixMatch's step, measured now"
-    return Clock(device, precision, measured, rate, source)
+        together = statistics.median(rate for found in measured.values() for rate in found)
+        return {"": together} | {method: statistics.median(found) for method, found in measured.items()}
+    run = small(replace(config, method="fixmatch", options={}), config.image_size, config.encoder, str(device))
+    ms = timing.medians({"fixmatch": partial(loop.train_step, run)}, 1, device)["fixmatch"]
+    return {"": 1000 * step_flops(run.config) / ms}

@@ -19,6 +19,7 @@ from fercore import files, paths
 from fercore.config import Run
 from fercore.errors import UserError
 from fercore.methods.api import family, title
+from fercore.study.profiles import Profile
 from fercore.training import devices
 from fercore.training.evaluate import LAST
 
@@ -56,9 +57,12 @@ def identity(config: Run, precision: str) -> str:
 
 
 def by_identity(records: Iterable[dict]) -> dict[str, dict]:
-    """Finished runs by identity; the last one counts."""
+    """Finished runs by identity; the last one counts.
+
+    Of the configuration as it is on record: with a field that this code does not know it is another run, no error.
+    """
     runs = [r for r in records if r["status"] == "finished" and r["kind"] == "run"]
-    return {identity(Run.from_dict(r["config"]), r["provenance"]["precision"]): r for r in runs}
+    return {files.key_of({**r["config"], "precision": r["provenance"]["precision"]}): r for r in runs}
 
 
 def with_repeats(path: Path) -> list[dict]:
@@ -112,6 +116,7 @@ def append(path: Path, record: Mapping) -> None:
 
 def add(path: Path, new: Iterable[Mapping], older: Iterable[Mapping] = ()) -> None:
     """Add records behind those of a file, and `older` ones before them."""
+    path = path.resolve()  # all who write a file hold one lock, also through a link
     path.parent.mkdir(parents=True, exist_ok=True)
     before, behind = ("".join(files.canonical(record) + "\n" for record in some) for some in (older, new))
     with FileLock(path.with_suffix(".lock")):
@@ -158,7 +163,7 @@ def provenance(device: torch.device, precision: str, seconds: float, steps: int)
 # As a table
 
 
-def frame(study: "Profile", wanted: Iterable[Run] | None = None) -> "pandas.DataFrame":
+def frame(study: Profile, wanted: Iterable[Run] | None = None) -> "pandas.DataFrame":
     """The runs of a study, or of it these, as `table` has them. What has no record is no row."""
     found = with_repeats(study.records)
     return table(found if wanted is None else of(found, wanted))

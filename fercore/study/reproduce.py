@@ -5,8 +5,7 @@ from pathlib import Path
 
 from fercore import paths
 from fercore.errors import UserError
-from fercore.study import dry_run as price_
-from fercore.study import dumps, plan, profiles, sweep
+from fercore.study import dry_run, dumps, plan, profiles, sweep
 from fercore.training import devices
 
 
@@ -63,12 +62,12 @@ def chosen(study: profiles.Profile, notebook: str | None, params: str) -> list[s
     return names
 
 
-def price(
+def forecast(
     params: str, notebook: str | None = None, *, data_root: str | Path = "", results: str | Path = ""
 ) -> Iterator[str]:
     """Lines that say what `reproduce` would cost; needs no data, no weights and no papermill, and trains nothing."""
     study = profiles.load(params, data_root=data_root, results=results)
-    return price_.report(study, chosen(study, notebook, params), devices.choose())
+    return dry_run.report(study, chosen(study, notebook, params), devices.choose())
 
 
 def summary(study: profiles.Profile, names: list[str]) -> Iterator[str]:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from fercore.config import Run
 from fercore.data import prepare
 from fercore.errors import UserError
-from fercore.methods.api import budget, source
+from fercore.methods.api import budget, resolve, source
 from fercore.study import dumps, records, starts
 from fercore.training import checkpoint, devices, loop
 from fercore.training.checkpoint import Checkpoint
@@ -16,6 +18,11 @@ from fercore.training.checkpoint import Checkpoint
 def weights(results: Path, key: str) -> Path:
     """Where `--keep-weights` leaves those of a run."""
     return results / "weights" / f"{key}.pt"
+
+
+def has_data(dataset: str, data_root: str | Path | None) -> bool:
+    """Whether the data are at hand: rendered faces always are."""
+    return dataset == "facs" or (data_root is not None and Path(data_root).exists())
 
 
 def make(
@@ -36,19 +43,24 @@ def make(
     the levels say of so many unlabelled faces stays in `results`/dumps (dumps.py); it changes nothing of the training.
     `watch` is told how many steps are done, after each.
 
-    A run that is there in the precision of this device is not trained again. An interrupted one goes on from its last
-    checkpoint and ends in the same record (provenance apart). Raises UserError for bad input, and where the method was
-    registered anew, with other code, since the run was listed.
+    A run that is there in the precision of this device is not trained again; without the data, one of any precision is
+    returned. An interrupted one goes on from its last checkpoint and ends in the same record (provenance apart). Raises
+    UserError for bad input, and for a method whose code is no longer what the run was listed with.
     """
     code = source(config.method)
-    if config.source not in ("", code):
-        raise UserError(f"{config.method}: not the code that this run was listed with; list the runs anew")
-    config = replace(config, labels=budget(config.method, config.labels), source=code)
+    config = replace(config, labels=budget(config.method, config.labels), source=config.source or code)
     where = devices.choose(device)
     precision = devices.precision(config.precision, where)
     identity, file = records.identity(config, precision), results / "records.jsonl"
-    if done := records.by_identity(records.read(file)).get(identity):
+    known = records.read(file)
+    done = records.by_identity(known).get(identity)
+    if done is None and not has_data(config.dataset, data_root):
+        done = records.finished(known).get(config.key)
+    if done:
         return done
+    resolve(config.method, config.options)  # a wrong name is said before a data set is decoded
+    if config.source != code:
+        raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
     data = prepare.prepare(
         config.dataset,
         data_root,
@@ -69,7 +81,7 @@ def make(
     if keep_weights:
         checkpoint.save(weights(results, config.key), made.weights)
     if made.log and made.log.whole:
-        dumps.write(results, made.log, record, data.faces.labels[made.log.rows])
+        dumps.write(results, made.log, record, torch.from_numpy(data.faces.labels)[made.log.rows])
     records.append(file, record)
     saved.remove()
     return record

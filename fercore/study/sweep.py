@@ -13,7 +13,7 @@ from fercore import files, methods, text
 from fercore.config import Run
 from fercore.data import expressions
 from fercore.errors import UserError
-from fercore.study import dumps, records, runs, starts, workers
+from fercore.study import cost, dumps, records, runs, starts, workers
 from fercore.study.profiles import Profile
 from fercore.training import devices
 
@@ -32,8 +32,8 @@ def missing(study: Profile, wanted: Iterable[Run] | None = None, device: str = "
 
 
 def ready(study: Profile) -> bool:
-    """Whether the data are at hand: rendered faces always are."""
-    return study.dataset == "facs" or (study.data_root is not None and study.data_root.exists())
+    """Whether the data are at hand."""
+    return runs.has_data(study.dataset, study.data_root)
 
 
 def complete(
@@ -136,47 +136,43 @@ def ordered(wanted: Iterable[Run]) -> list[Run]:
     """Seed by seed in the order given, and cheap first within a seed, by counted operations."""
     wanted = list(wanted)
     seeds = list(dict.fromkeys((config.seed, config.split_seed) for config in wanted))
-    return sorted(wanted, key=lambda config: (seeds.index((config.seed, config.split_seed)), workers.flops(config)))
+    return sorted(wanted, key=lambda config: (seeds.index((config.seed, config.split_seed)), cost.flops(config)))
 
 
 def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
     """Add to `target` the finished records of other machines, by key; return how many were new.
 
     Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
-    run made once more: it is kept, once, as an older record of its key. Raises UserError, and adds nothing, for any
-    other, and for a source that is not there.
+    run made once more: it is kept, once, as an older record of its key. What a source shows of a key stays the shown
+    one where `target` has none. Raises UserError, and adds nothing, for any other, and for a source that is not there.
     """
     sources = list(sources)
     if absent := [str(file) for file in sources if not file.is_file()]:
         raise UserError(f"{', '.join(absent)}: no such file; expected the records.jsonl that a sweep wrote")
-    have = records.read(target)
-    shown = {r["key"]: (f"{target}, record {n}", r) for n, r in enumerate(have, 1) if _is_finished(r)}
-    known = {files.canonical(record) for record in have}
-    new, repeated = [], []
-    for file in sources:
-        for number, record in enumerate(records.read(file), 1):
-            if not _is_finished(record) or (line := files.canonical(record)) in known:
+    shown: dict[str, tuple[str, dict]] = {}
+    known, new, older = set(), [], []
+    for file in (target, *sources):
+        numbered = enumerate(records.read(file), 1)
+        found = [(f"{file}, record {number}", r) for number, r in numbered if r["status"] == "finished"]
+        last = records.finished(record for _, record in found)
+        for here, record in sorted(found, key=lambda one: one[1] is not last[one[1]["key"]]):
+            content = files.canonical(record | {"provenance": None})
+            if content in known:
                 continue
-            here = f"{file}, record {number}"
-            if record["key"] not in shown:
-                shown[record["key"]] = here, record
+            known.add(content)
+            there, first = shown.setdefault(record["key"], (here, record))
+            if file is target:
+                continue
+            if first is record:
                 new.append(record)
-                known.add(line)
                 continue
-            there, first = shown[record["key"]]
-            fields = sorted((first.keys() | record.keys()) - {"provenance"})
-            differ = [name for name in fields if first.get(name) != record.get(name)]
-            if differ and not again:
+            if not again:
+                fields = sorted((first.keys() | record.keys()) - {"provenance"})
+                differ = ", ".join(name for name in fields if first.get(name) != record.get(name))
                 raise UserError(
-                    f"{there} and {here}: {record['key']} differs in {', '.join(differ)}; keep one of them, or "
-                    "keep both with --again"
+                    f"{there} and {here}: {record['key']} differs in {differ}; keep one of them, or keep both with "
+                    "--again"
                 )
-            if differ:
-                repeated.append(record)
-                known.add(line)
-    records.add(target, new, older=repeated)
+            older.append(record)
+    records.add(target, new, older=older)
     return len(new)
-
-
-def _is_finished(record: Mapping) -> bool:
-    return record["status"] == "finished"

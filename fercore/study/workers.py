@@ -89,7 +89,7 @@ class Progress:
     """One line for a whole sweep: runs done, time left (by counted operations), accuracy of the last run."""
 
     def __init__(self, name: str, todo: list[Run], show: bool):
-        counted = {config.key: flops(config) for config in todo}
+        counted = {config.key: cost.flops(config) for config in todo}
         known = [value for value in counted.values() if value < math.inf]
         self.flops = {key: min(value, max(known, default=1.0)) for key, value in counted.items()}
         self.name, self.runs, self.over = name, len(todo), 0
@@ -123,14 +123,6 @@ class Progress:
 
     def _say(self) -> None:
         self.bar.set_description_str(f"{self.name}: {self.over} of {self.runs} runs")
-
-
-def flops(config: Run) -> float:
-    """Operations of a run; infinite where the method cannot make a step, as its own run will say."""
-    try:
-        return cost.work(config)
-    except Exception:  # what a method may raise has no common base
-        return math.inf
 
 
 # Several processes

@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def precision(asked: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and any(map(capabilities().get, BF16)) else "fp32"
 
 
-def capabilities() -> dict[str, bool]:
+def capabilities() -> Mapping[str, object]:
     """What this processor can do, as torch names it."""
     return torch.cpu.get_capabilities()
 

@@ -1,22 +1,18 @@
 """Evaluations: what the averaged model says of faces, and the metrics that the record keeps."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fercore.fusion import fuse
 from fercore.training import metrics
-
-if TYPE_CHECKING:
-    from fercore.training.loop import Training
+from fercore.training.state import Training
 
 LAST = 5  # evaluations in the reported mean
 
 
 @torch.inference_mode()
-def predict(run: "Training", rows: Int64[Tensor, " n"]) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"] | None]:
+def predict(run: Training, rows: Int64[Tensor, " n"]) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"] | None]:
     """Class probabilities of these rows of the data set: the classifier's, and the fused levels'."""
     model, method = run.ema.model, run.method
     weights = method.fusion(run.options) if hasattr(method, "fusion") else None
@@ -30,7 +26,7 @@ def predict(run: "Training", rows: Int64[Tensor, " n"]) -> tuple[Float[Tensor, "
 
 
 @torch.inference_mode()
-def levels(run: "Training", rows: Int64[Tensor, " n"]) -> dict[str, Float[Tensor, "n k"]]:
+def levels(run: Training, rows: Int64[Tensor, " n"]) -> dict[str, Float[Tensor, "n k"]]:
     """What each level says of these rows; the classifier alone where the method has no levels."""
     said: dict[str, list[Tensor]] = {}
     for faces in run.views.plain(rows, run.config.image_size):
@@ -43,7 +39,7 @@ def levels(run: "Training", rows: Int64[Tensor, " n"]) -> dict[str, Float[Tensor
     return {level: torch.cat(parts) for level, parts in said.items()}
 
 
-def log(run: "Training") -> None:
+def log(run: Training) -> None:
     """Append one entry to the history and keep the evaluations that are reported in full."""
     entry = {"step": run.step, **run.tally.read()}
     if memory := getattr(run.state, "memory", None):
@@ -75,7 +71,7 @@ def log(run: "Training") -> None:
         run.log.add(run.step, levels(run, run.log.rows))
 
 
-def summary(run: "Training") -> dict:
+def summary(run: Training) -> dict:
     """Metrics of the record: per head, last, mean of the last five, validation-selected, best on test."""
     out: dict = {"fused": None}
     for head, kept in run.best.items():

@@ -7,7 +7,7 @@ sampler position but the step: a run killed anywhere and started again gives the
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import ModuleType
 from typing import NamedTuple
 
@@ -27,7 +27,8 @@ from fercore.training import devices, evaluate, levels, pretrained
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
 from fercore.training.ema import EMA
-from fercore.training.views import Pixels, pixels
+from fercore.training.state import Training
+from fercore.training.views import pixels
 
 
 class Outcome(NamedTuple):
@@ -38,73 +39,6 @@ class Outcome(NamedTuple):
     log: levels.LevelLog | None
     seconds: float
     precision: str
-
-
-@dataclass
-class Training:
-    """A run that is set up: fixed inputs first, then everything that a checkpoint holds."""
-
-    config: Run
-    device: torch.device
-    precision: str
-    data: Data
-    split: splits.Split
-    start: pretrained.Start
-    matched: float  # share of the backbone's tensors that the start gave
-    views: Pixels
-    method: ModuleType
-    options: object
-    model: ImageEncoder
-    ema: EMA
-    optimisers: dict[str, torch.optim.Optimizer]
-    state: nn.Module
-    tally: Tally
-    history: list[dict]
-    best: dict[str, dict]  # evaluations: best on test, and chosen on validation
-    log: levels.LevelLog | None = None
-    step: int = 0
-    seconds: float = 0.0
-
-    def descend(self, loss: Tensor, *names: str) -> None:
-        """One step down this loss with the optimisers of these names, or with all; no other parameter is moved.
-
-        Gradients are dropped afterwards.
-        """
-        chosen = [self.optimisers[name] for name in names or self.optimisers]
-        held = (parameter for optimiser in chosen for group in optimiser.param_groups for parameter in group["params"])
-        loss.backward(inputs=[parameter for parameter in held if parameter.requires_grad])
-        for optimiser in chosen:
-            optimiser.step()
-            optimiser.zero_grad()
-        torch.clear_autocast_cache()  # it holds the weights of before
-
-    def state_dict(self) -> dict:
-        """Tensors and plain values that rebuild this object around the same inputs."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict(),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
-            "state": self.state.state_dict(),
-            "tally": self.tally.sums,
-            "history": self.history,
-            "best": self.best,
-            "log": self.log.state_dict() if self.log else None,
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-
-    def load_state_dict(self, saved: dict) -> None:
-        """The inverse of `state_dict`."""
-        self.model.load_state_dict(saved["model"])
-        self.ema.model.load_state_dict(saved["ema"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(saved["optimisers"][name])
-        self.state.load_state_dict(saved["state"])
-        self.tally.sums = saved["tally"]
-        self.history, self.best = saved["history"], saved["best"]
-        if self.log and saved.get("log"):
-            self.log.load_state_dict(saved["log"])
-        self.step, self.seconds = saved["step"], saved["seconds"]
 
 
 def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.device, log: int = 0) -> Training:
