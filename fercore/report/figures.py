@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; SIT-FER and the
 are more than there are colours: a colour stands for a family, the marker for its member.
 """
 
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fercore import files
 from fercore.analysis.tables import order, row_name
 from fercore.methods.api import METHODS, family, title
 from fercore.report import inline
@@ -70,17 +71,12 @@ def style() -> None:
 
 
 def save(figure: Figure, folder: Path, stem: str) -> None:
-    """Write <stem>.png atomically, 200 dpi; the same figure gives the same bytes."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{stem}.{os.getpid()}.tmp"
-    try:
-        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
-        path = folder / f"{stem}.png"
-        if not path.exists() or path.read_bytes() != temporary.read_bytes():
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write <stem>.png atomically, 200 dpi; the same figure gives the same bytes, and leaves its file alone."""
+    drawn, path = io.BytesIO(), Path(folder) / f"{stem}.png"
+    figure.savefig(drawn, format="png", dpi=200, metadata={"Software": None})
+    if not path.exists() or path.read_bytes() != drawn.getvalue():
+        with files.atomic(path) as temporary:
+            temporary.write_bytes(drawn.getvalue())
 
 
 def components(runs: pd.DataFrame, gains: pd.Series, published: pd.DataFrame) -> Figure:

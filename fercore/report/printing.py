@@ -23,6 +23,7 @@ FORMATS |= {"disagreement": ".3f", "change": "+.2f", "memory": ".0f", "mean rank
 FORMATS |= dict.fromkeys(("silhouette", "separation", "alignment", "uniformity"), ".3f")
 FORMATS |= dict.fromkeys(("cosine", "between", "own", "others", "margin"), ".3f")
 FORMATS |= {"mean cosine": "z.2f", "smallest": "z.2f", "largest": "z.2f", "least L_t": ".1e"}
+FORMATS |= {"divergence": ".3f"}
 
 
 def show(frame: pd.DataFrame | pd.Series) -> Markdown:
