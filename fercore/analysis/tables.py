@@ -342,7 +342,8 @@ def seeds(runs: pd.DataFrame, rows: str = "name") -> pd.DataFrame:
     shown = runs[runs.repeat == 0].sort_values("seed", kind="stable")
     said = shown.seed.astype(str).where(shown.status == "finished", "failed: " + shown.error)
     listed = runs.set_index("method").loc[order(runs.method), rows].unique()
-    table = shown.assign(said=said).pivot_table("said", rows, "labels", " ".join, "").reindex(listed)
+    shown = shown.assign(said=said).drop_duplicates([rows, "labels", "said"])  # of a row's points
+    table = shown.pivot_table("said", rows, "labels", " ".join, "").reindex(listed)
     return table[sorted(table, key=lambda labels: labels or math.inf)].rename(columns=budget_name)
 
 

@@ -35,7 +35,8 @@ def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
     """With its named index as columns, and methods by their titles."""
     frame = frame.to_frame() if isinstance(frame, pd.Series) else frame
     frame = frame.reset_index() if any(frame.index.names) else frame
-    return frame.assign(**{name: frame[name].map(row_name) for name in ("method", "above", "below") if name in frame})
+    named = [name for name in ("method", "above", "below") if name in frame]
+    return frame.assign(**{name: frame[name].map(row_name, na_action="ignore") for name in named})
 
 
 def text(frame: pd.DataFrame, wrap: Mapping[str, int] | None = None) -> str:
