@@ -1,7 +1,11 @@
-"""Notebooks: hygiene of the committed copies, and a Papermill run of each at toy size."""
+"""Notebooks: hygiene of the committed copies, and their cells at toy size, with records and without any."""
 
 import ast
+import linecache
 import re
+import sys
+from functools import partial
+from types import ModuleType
 
 import nbformat
 import numpy as np
@@ -9,30 +13,28 @@ import pytest
 import yaml
 
 from fercore import paths
-from fercore.analysis import paper_vs_code
-from fercore.study import dumps, plan, profiles, records
+from fercore.analysis import one_step, paper_vs_code
+from fercore.methods import METHODS
+from fercore.study import dumps, profiles, records
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
 HEADINGS = ["Question", "Claim", "Our answer", "What is compared", "Runs", "Answer", "Figure", "Verdict", "Provenance"]
 EXAMPLE = "02_your_own_method"  # whose subject is code: it alone may hold a class and a function
-FEATURES = "15_features"  # which needs the weights of its runs
+CODE = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 DRAWS = r"figures\.(?!style)"
-STEMS = {
-    "00_claims": "claims", "02_your_own_method": "own_method", "10_table2_components": "table2",
-    "11_table1_comparison": "table1", "12_table3_prompts": "table3", "13_figure4_thresholds": "figure4",
-    "14_figure5_pseudo_labels": "figure5", "16_sensitivity": "sensitivity",
-    "50_paper_versus_code": "audit_ladder",
-}  # fmt: skip
+WHERE = r"(?<![\w.:/<>])/(?!\s)[\w.-]+/[\w.-]+"  # an absolute path
+STEP = "01_one_step"  # whose training is its own
+KEEPS = "15_features"  # which needs the weights of its runs: records that stand already left none
 ONLY = {
     "12_table3_prompts": ["random"], "13_figure4_thresholds": ["tau"], "16_sensitivity": ["vote"],
     "50_paper_versus_code": ["logits"],
 }  # fmt: skip
 TOY = {
     "profile": "toy", "dataset": "facs", "dataset_options": {"n": 70, "test": 21}, "image_size": 16,
-    "text": "onehot", "steps": 20, "evaluations": 4, "batch": 7, "unlabelled_batch": 7, "lr": 0.001, "ema": 0.0,
+    "text": "onehot", "steps": 8, "evaluations": 4, "batch": 7, "unlabelled_batch": 7, "lr": 0.001, "ema": 0.0,
     "labels": [14], "seeds": [0, 1], "methods": ["supervised", "sitfer/semantic", "sitfer"],
-    "points": {"labels": [14], "seeds": [0]},
+    "points": {"labels": [14], "seeds": [0]}, "precision": "fp32",
 }  # fmt: skip
 
 
@@ -46,12 +48,27 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
+def saved(name):
+    """Files that the notebook says it saves in the folder of results."""
+    calls = [n for cell in cells(name) for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+    of = [(ast.unparse(call.func), call.args[2].value) for call in calls if ast.unparse(call.func).endswith(".save")]
+    suffixes = {"printing.save": (".md", ".csv"), "figures.save": (".png",)}
+    return {stem + suffix for function, stem in of for suffix in suffixes[function]}
+
+
+def said(cell):
+    """What the stored outputs say, as text."""
+    outputs = [output.get("text", "") + output.get("data", {}).get("text/markdown", "") for output in cell.outputs]
+    return "\n".join(outputs)
+
+
 def test_there_are_notebooks():
-    assert {"00_claims", "01_one_step", "10_table2_components", "11_table1_comparison"} <= set(NAMES)
+    assert {"00_claims", STEP, EXAMPLE, "10_table2_components", "11_table1_comparison", KEEPS, *ONLY} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_are_first_and_literal(name):
+def test_parameters_are_first_and_literal_and_explained(name):
+    papermill = pytest.importorskip("papermill")
     code = cells(name)
     assert [i for i, cell in enumerate(code) if "parameters" in tags(cell)] == [0]
     assigned = {}
@@ -60,6 +77,8 @@ def test_parameters_are_first_and_literal(name):
         assigned[node.targets[0].id] = ast.literal_eval(node.value)
     default = "embedded" if name == EXAMPLE else "fer2013"
     assert assigned.items() >= {"profile": default, "data_root": "", "results": ""}.items()
+    helped = papermill.inspect_notebook(paths.NOTEBOOKS / f"{name}.ipynb")
+    assert {key for key, of in helped.items() if len(of["help"]) > 8} == set(assigned)
     assert not any("injected-parameters" in tags(cell) for cell in code)
 
 
@@ -74,105 +93,144 @@ def test_template(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_code_is_short_and_plain(name):
     for cell in cells(name):
-        assert len(cell.source.splitlines()) <= (12 if name == EXAMPLE else 10), cell.source
+        assert len(cell.source.splitlines()) <= 12, cell.source
         assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
-        nodes = list(ast.walk(ast.parse(cell.source)))
-        made = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
-        assert name == EXAMPLE or not any(isinstance(n, made) for n in nodes)
-        if "figures." in cell.source and "style" not in cell.source:
-            assert len(cell.source.splitlines()) <= 2, cell.source
+        assert name == EXAMPLE or not any(isinstance(n, CODE) for n in ast.walk(ast.parse(cell.source)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_environment_runs_and_figures_are_left_unchecked(name):
     for cell in cells(name):
         assert set(tags(cell)) <= {"parameters", "nbval-ignore-output"}
-        makes_runs = "sweep.complete" in cell.source or "tables.environment" in cell.source
-        draws = re.search(DRAWS, cell.source)
-        assert ("nbval-ignore-output" in tags(cell)) == bool(makes_runs or draws), cell.source
+        stamps = re.search(r"profiles\.load\(|environment\(\)", cell.source)
+        assert ("nbval-ignore-output" in tags(cell)) == bool(stamps or re.search(DRAWS, cell.source)), cell.source
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_stored_whole_and_clean(name):
     assert (paths.NOTEBOOKS / f"{name}.ipynb").stat().st_size < 250_000
     code = cells(name)
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
-        "run all cells, in order, and store"
-    )
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run all, in order, and store"
     for cell in code:
-        kinds = [output.output_type for output in cell.outputs]
-        assert "error" not in kinds
-        drawn = sum("image/png" in output.get("data", {}) for output in cell.outputs)
-        assert drawn == bool(re.search(DRAWS, cell.source))
-        if not tags(cell):
-            makes = any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in ast.parse(cell.source).body)
-            shown = {kind for output in cell.outputs for kind in output.get("data", {output.get("name"): ""})}
-            assert shown or makes, f"says nothing: {cell.source}"
-            assert shown <= {"stdout", "text/markdown", "text/plain"}, f"shows text and tables only: {cell.source}"
-        said = "".join(output.get("text", "") for output in cell.outputs) + cell.source
-        assert not re.search(r"(?<![\w.:/<>])/(?!\s)[\w.-]+/[\w.-]+", said), "an absolute path"
-        assert "<table" not in said
+        kinds = [kind for output in cell.outputs for kind in output.get("data", {output.get("name", "error"): ""})]
+        assert set(kinds) <= {"stdout", "text/markdown", "text/plain", "image/png"}, f"{set(kinds)}: {cell.source}"
+        assert kinds.count("image/png") == bool(re.search(DRAWS, cell.source))
+        makes = all(isinstance(n, CODE | ast.Import | ast.ImportFrom | ast.Expr) for n in ast.parse(cell.source).body)
+        assert tags(cell) or kinds or makes, f"shows nothing: {cell.source}"
+        assert not re.search(WHERE, said(cell) + cell.source), "an absolute path"
+        assert "<table" not in said(cell)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_saves_is_committed(name):
+    committed = paths.RESULTS / cells(name)[0].source.split('"')[1]
+    files = saved(name) - {"figure5_faces.png"}  # of the reader's data set
+    assert {file for file in files if not (committed / file).is_file()} == set()
 
 
 def test_the_committed_faces_are_drawn_by_fercore():
-    said = "".join(o.get("text", "") for cell in cells(dumps.NOTEBOOK) for o in cell.outputs)
-    assert "faces shown: rendered faces\n" in said
+    assert "rendered faces" in "".join(map(said, cells(dumps.NOTEBOOK)))
 
 
 @pytest.mark.parametrize("profile", profiles.committed(), ids=lambda p: p.stem)
 def test_profiles_give_notebooks_only_parameters_they_have(profile):
-    papermill = pytest.importorskip("papermill")
     given = yaml.safe_load(profile.read_text()).get("notebooks") or {}
     for name, extra in given.items():
-        known = papermill.inspect_notebook(paths.NOTEBOOKS / f"{name}.ipynb")
+        known = [node.targets[0].id for node in ast.parse(cells(name)[0].source).body]
         assert set(extra or {}) <= set(known), f"{profile.name}: {name} does not know {set(extra) - set(known)}"
 
 
+# Their cells
+
+
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """A profile of seconds, with a results folder of its own: the notebooks share its records."""
+def folder(tmp_path_factory):
+    """Profiles of seconds, with a results folder of their own: the notebooks share its records."""
     folder = tmp_path_factory.mktemp("toy")
-    (folder / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    (folder / "toy.yaml").write_text(yaml.safe_dump(TOY | {"encoder": "toy"}))
+    (folder / "absent.yaml").write_text(yaml.safe_dump(TOY | {"dataset": "own", "dataset_options": {}}))
+    (folder / "kernel.yaml").write_text(yaml.safe_dump(TOY | {"steps": 4, "seeds": [0], "methods": ["supervised"]}))
     return folder
 
 
+@pytest.fixture
+def execute(monkeypatch):
+    """Run the cells of a notebook in this process, as a kernel would: returns its namespace."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    savefig, methods = pyplot.Figure.savefig, dict(METHODS)
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda *args, **how: savefig(*args, **how | {"dpi": 30}))
+    # Its steps are those of the notebook; a network of two layers learns as visibly.
+    small = {"encoder": "toy", "lr": 3e-3, "text": "orthogonal", "dataset_options": {"n": 140, "test": 14}}
+    monkeypatch.setattr(one_step, "settings", partial(one_step.settings, **small))
+
+    def run(name, given):
+        module = ModuleType(f"notebook_{name}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.chdir(paths.NOTEBOOKS)
+        for number, cell in enumerate(cells(name)):
+            place, tree = f"<{name}, cell {number}>", ast.parse(cell.source)
+            linecache.cache[place] = len(cell.source), None, cell.source.splitlines(True), place
+            *body, last = tree.body
+            value = isinstance(last, ast.Expr)
+            exec(compile(ast.Module(body if value else tree.body, []), place, "exec"), vars(module))
+            if value:
+                shown = eval(compile(ast.Expression(last.value), place, "eval"), vars(module))
+                assert shown is None or shown._repr_markdown_(), ast.unparse(last)
+            if not number:
+                assert set(given) <= set(vars(module))
+                vars(module).update(given)
+        return vars(module)
+
+    with pyplot.rc_context():
+        yield run
+        pyplot.close("all")
+    METHODS.clear()
+    METHODS.update(methods)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_papermill_at_toy_size(name, toy):
-    papermill = pytest.importorskip("papermill")
-    given = {"profile": str(toy / "toy.yaml"), "results": str(toy / "results")}
-    if name == "01_one_step":
-        given["steps"] = 24
-    if name == FEATURES:  # records that stand already left no weights
-        given["results"] = str(toy / "results" / "kept")
+def test_cells_at_toy_size(name, folder, execute):
+    results = folder / ("kept" if name == KEEPS else "results")
+    given = {"profile": str(folder / "toy.yaml"), "results": str(results)}
+    given |= {"steps": 24} if name == STEP else {}
     given |= {"only": ONLY[name]} if name in ONLY else {}
-    source, target = paths.NOTEBOOKS / f"{name}.ipynb", toy / f"{name}.ipynb"
-    done = papermill.execute_notebook(
-        source, target, given, cwd=str(paths.NOTEBOOKS), kernel_name="python3", progress_bar=False
-    )
-    assert not any(output.output_type == "error" for cell in done.cells for output in cell.get("outputs", []))
-    if name == "01_one_step":
-        losses = np.load(toy / "results" / "one_step.npz")["losses"]
+    space = execute(name, given)
+    for file in saved(name):
+        assert (results / file).stat().st_size > 100, file
+    if name == STEP:
+        losses = np.load(results / "one_step.npz")["losses"]
         assert losses[-8:].mean() < losses[:8].mean()
         return
-    if name == FEATURES:
-        kept = toy / "results" / "kept"
-        made = {record["key"] for record in records.read(kept / "records.jsonl")}
-        assert len(made) == 4  # two rows, two seeds
-        assert {file.stem for file in (kept / "features").iterdir()} == made
-        for file in ("features.md", "features.csv", "features.png", "features_text.png"):
-            assert (kept / file).stat().st_size > 100
-        return
-    made = records.read(toy / "results" / "records.jsonl")
-    study = profiles.load(toy / "toy.yaml", results=toy / "results")
-    rungs = paper_vs_code.runs(study, ONLY[name]) if name == paper_vs_code.NOTEBOOK else None
-    asked = {config.key for config in rungs or plan.runs(study, name, only=ONLY.get(name, ()))}
+    made = records.read(results / "records.jsonl")
+    study = profiles.load(folder / "toy.yaml", results=results)
+    asked = {config.key for config in space.get("grid") or paper_vs_code.runs(study, ONLY[name])}
     keys = [record["key"] for record in made]  # those of the notebooks before this one, too
     assert set(keys) >= asked and len(keys) == len(set(keys)) and {r["status"] for r in made} == {"finished"}
     assert name != EXAMPLE or "weighted" in {r["config"]["method"] for r in made}
-    assert name != dumps.NOTEBOOK or list((toy / "results" / "dumps").glob("*.safetensors"))
-    for record in made:
-        loss = [entry["loss"]["labelled"] for entry in record["history"]]
-        assert loss[-1] < loss[0], record["config"]["method"]
-    for suffix in ("md", "csv", "png"):
-        files = list((toy / "results").glob(f"{STEMS[name]}*.{suffix}"))
-        assert files and all(file.stat().st_size > 100 for file in files)
+    assert name != dumps.NOTEBOOK or list((results / "dumps").glob("*.safetensors"))
+    assert name != KEEPS or {file.stem for file in (results / "features").iterdir()} == set(keys)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != STEP])
+def test_cells_without_data_or_records(name, folder, execute, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    results = folder / "absent"
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, file, **how: file.write_bytes(b"made, not rendered"))
+    execute(name, {"profile": str(folder / "absent.yaml"), "results": str(results)})
+    assert not (results / "records.jsonl").exists()
+
+
+def test_papermill_injects_parameters(folder):
+    papermill = pytest.importorskip("papermill")
+    results = folder / "kernel"
+    given = {"profile": str(folder / "kernel.yaml"), "results": str(results)}
+    source, target = paths.NOTEBOOKS / "10_table2_components.ipynb", folder / "out.ipynb"
+    where = {"cwd": str(paths.NOTEBOOKS), "kernel_name": "python3"}
+    done = papermill.execute_notebook(source, target, given, progress_bar=False, **where)
+    assert not any(output.output_type == "error" for cell in done.cells for output in cell.get("outputs", []))
+    (injected,) = (cell for cell in done.cells if "injected-parameters" in tags(cell))
+    assert all(repr(value)[1:-1] in injected.source for value in given.values())
+    made = records.read(results / "records.jsonl")
+    assert [(r["config"]["method"], r["config"]["steps"], r["status"]) for r in made] == [("supervised", 4, "finished")]
+    assert {file.name for file in results.iterdir()} >= saved("10_table2_components")
