@@ -231,7 +231,7 @@ def write(path: Path, step: Closeup) -> None:
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in step.tensors.items()}
     arrays |= {name: arrays[name].astype(np.float16) for name in HALVED}
     about = {"config": step.config.to_dict(), "classes": step.classes, "provenance": step.provenance}
-    with files.atomic(path) as temporary, open(temporary, "wb") as file:
+    with files.atomic(path) as temporary, open(temporary, "wb") as file:  # by its name, numpy would add .npz to it
         np.savez_compressed(file, about=np.array(files.canonical(about)), losses=step.losses.numpy(), **arrays)
 
 
