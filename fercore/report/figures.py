@@ -116,7 +116,7 @@ def components(runs: pd.DataFrame, gains: pd.Series, published: pd.DataFrame) ->
     return figure
 
 
-def seeds(ax: Axes, values: Sequence[float], y: float, colour: str) -> None:
+def seeds(ax: Axes, values: pd.Series | Sequence[float], y: int | float, colour: str) -> None:
     """A dot for each value, a bar at their mean. They are spread out a little, so that equal results stay visible."""
     ax.plot(values, y + spread_out(len(values)), "o", mfc=colour, mec="white", ms=5.5, mew=0.6, zorder=4)
     if len(values):
