@@ -9,8 +9,8 @@ methods     api (what a method is), code; and a file for each method, its equati
 training    loop (the only one), state, views, ema, evaluate, metrics, diagnostics, levels, pretrained, simclr, probe,
             geometry, checkpoint, devices, rng, timing
 study       profiles, plan, runs, starts, records, dumps, features, transfer, sweep, workers, cost, dry_run, reproduce
-analysis    claims (published numbers), tables, pairs, comparison, significance, ablations, prompts, sensitivity,
-            paper_vs_code, discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
+analysis    claims (published numbers), tables, pairs, comparison, significance, ablations, prompts, paper_vs_code,
+            discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
 report      printing, figures, inline, comparison_figures, ablation_figures, prompt_figures, audit_figures,
             pseudo_label_figures, feature_map_figures, explorer, readme, choices
 bench       step, methods, released (the authors' arithmetic, to be measured against)

@@ -2,8 +2,10 @@
 
 A 48-pixel face leaves a ResNet's last stage as a 2 x 2 map. CPU convolution kernels tile along a
 row of the output, so at width 2 most of each tile is padding; gathered into columns, the same sums
-are a single dense matrix product. Same weights, same result up to rounding, several times faster
-(`python -m fercore bench step`). On a GPU, and on wide maps, the library's own kernel runs.
+are a single dense matrix product. Same weights, same result up to rounding. On an EPYC, in fp32,
+ResNet-18 there and back on 48 faces of 48 pixels takes 423 ms so and 578 ms by the library on one
+thread, 326 and 506 ms on two; at 224 pixels it makes no difference. `python -m fercore bench step`
+measures it here. On a GPU, and on wide maps, the library's own kernel runs.
 """
 
 import torch

@@ -6,7 +6,6 @@ all: random, orthogonal and one-hot vectors, those of the released code, and the
 """
 
 import logging
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -76,13 +75,8 @@ def _cached(name: str) -> Path:
 
 def write(file: Path, tables: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Store tables by name, atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with files.atomic(file) as temporary:
         save_file({k: v.contiguous() for k, v in tables.items()}, temporary, metadata=metadata)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path, name: str) -> Tensor | None:

@@ -1,7 +1,5 @@
 """Runs made once more: earlier in the file under the same key, in no table but their own, at hand for fair pairs."""
 
-import copy
-
 import pytest
 import synthetic
 
@@ -9,28 +7,19 @@ from fercore.analysis import claims, repeated_runs, tables
 from fercore.study import profiles, records, sweep
 
 
-def made_again(record, points, sha="cd" * 32):
-    """The same run with another result, from another start file of the same pre-training."""
-    other = copy.deepcopy(record)
-    other["metrics"]["classifier"]["mean_last5"]["accuracy"] += points / 100
-    other["start"]["sha256"] = sha
-    other["provenance"]["device"] = "cpu: other"
-    return other
-
-
 @pytest.fixture
 def study(tmp_path):
     """Labels only and SIT-FER from one start, made earlier from another one; FixMatch from the other one alone."""
     loaded = profiles.load("fer2013", results=tmp_path)
     one, two, three = (synthetic.run(name, 0) for name in ("supervised", "sitfer", "fixmatch"))
-    older = [made_again(one, 0.25), made_again(two, -0.75)]
-    records.add(loaded.records, [*older, synthetic.pretrain(), one, two, made_again(three, 0)])
+    older = [synthetic.made_again(one, 0.25), synthetic.made_again(two, -0.75)]
+    records.add(loaded.records, [*older, synthetic.pretrain(), one, two, synthetic.made_again(three, 0)])
     return loaded
 
 
 def test_pairs_and_their_differences(study):
     found = repeated_runs.pairs(study)
-    assert list(found.difference) == pytest.approx([0.25, -0.75]) and list(found.row) == ["labels only", "SIT-FER"]
+    assert list(found.difference) == pytest.approx([0.25, -0.75]) and list(found.row) == ["Labels only", "SIT-FER"]
     assert list(found.again - found.here) == pytest.approx([0.25, -0.75]) and set(found.start) == {"made again"}
     assert set(found["from"]) == {"cuda: made up, bf16"} and set(found["to"]) == {"cpu: other, bf16"}
     assert repeated_runs.largest(found) == pytest.approx(0.75)
@@ -39,7 +28,9 @@ def test_pairs_and_their_differences(study):
 
 def test_what_was_made_three_times_has_two_rows(study):
     record = synthetic.run("sitfer", 0, options={"tau": 0.7})
-    records.add(study.records, [made_again(record, 1.0, "ab" * 32), made_again(record, 2.0), record])
+    records.add(
+        study.records, [synthetic.made_again(record, 1.0, sha="ab" * 32), synthetic.made_again(record, 2.0), record]
+    )
     found = repeated_runs.pairs(study)
     assert list(found.row)[2:] == ["SIT-FER tau 0.7"] * 2
     assert set(zip(found.start[2:], found.difference[2:].round(6))) == {("the same file", 1.0), ("made again", 2.0)}

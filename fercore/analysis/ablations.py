@@ -156,16 +156,6 @@ def by_class(made: Iterable[Mapping], runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*AT, "class", "share", "recall", "kept"])
 
 
-def with_std(name: str, column: str) -> dict[str, tuple[str, str]]:
-    """For `groupby(...).agg`: the mean of a column under this name, and behind ± its standard deviation over runs."""
-    return {name: (column, "mean"), f"{name} ±": (column, "std")}
-
-
-def with_sem(name: str, column: str) -> dict[str, tuple[str, str]]:
-    """The same with the standard error of the mean, which is what a difference has."""
-    return {name: (column, "mean"), f"{name} ±": (column, "sem")}
-
-
 def shown(value: str) -> str:
     """A value as tables print it: of a prompt its number in Table III."""
     return str(1 + PROMPTS.index(value)) if value in PROMPTS else value

@@ -24,9 +24,10 @@ def differences(above: pd.DataFrame, below: pd.DataFrame, metric: str = "accurac
 
 def between(runs: pd.DataFrame, steps: Iterable[tuple[str, str]], metric: str = "accuracy") -> pd.Series:
     """`differences` of methods, (below, above) for each step; `below` and `above` come first in the index."""
+    none = {("", ""): differences(runs[:0], runs[:0], metric)}
     rows = {step: [runs[runs.method == method] for method in step] for step in steps}
     found = {step: differences(above, below, metric) for step, (below, above) in rows.items()}
-    return pd.concat(found, names=["below", "above"])
+    return pd.concat(found or none, names=["below", "above"])
 
 
 def spread(values: pd.Series) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Table III and the question behind it: do the words mean anything to the model?
 
-Prompts beside the published ones, and what the vectors of the classes are worth before any training. The points are
-those of ablations.py, one axis for each encoder, one value for each prompt.
+What the vectors of the classes are worth before any training. The points are those of ablations.py, one axis for each
+encoder, one value for each prompt.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,21 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fercore import text
-from fercore.analysis import ablations, tables
-from fercore.analysis import claims as published
+from fercore.analysis import ablations
 from fercore.config import Run
 from fercore.data.expressions import EXPRESSIONS
 from fercore.methods.sitfer import Config
 
-TABLE = "sit-fer/III"
 Vectors = dict[tuple[str, str], Float[Tensor, "k t"] | None]  # by (encoder, prompt); None where they are not stored
-
-
-def printed() -> pd.DataFrame:
-    """The published cells of Table III, a row for each prompt and column: prompt, column, value, spread (%)."""
-    cells = [c for c in published.load() if c.id.startswith(f"{TABLE} ")]
-    rows = [(c.says, tables.heading(c.column, "/"), c.value, c.spread) for c in cells]
-    return pd.DataFrame(rows, columns=["prompt", "column", "value", "spread"])
 
 
 def classes(made: Iterable[Mapping]) -> tuple[str, ...]:

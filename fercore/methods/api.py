@@ -16,6 +16,7 @@ and, where it needs them,
   weights of `fusion(config)`, else equally;
 * `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code ("authors": the original ones);
 * `ALL_LABELS = True`: it trains on every label, whatever the budget;
+* `ALIGNS`: that it moves its pseudo-labels towards a class distribution, and how; tables and figures say so;
 * `LEARNS_FROM_WEAK = True`: its loss is taken on the weak views too, as in entropy minimisation, where the gradient
   through the prediction is wanted, or in MixUp. Without it the weak views give targets and no gradient, and the
   contract test holds it to that. What it returns as `target` and `levels` has no gradient in any case;

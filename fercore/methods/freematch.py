@@ -24,6 +24,7 @@ from fercore.losses import masked_mean, relative, shares
 from fercore.methods.api import Batch, Context, Step
 
 NAME, FAMILY = "FreeMatch", "threshold"
+ALIGNS = "by a loss"  # a loss draws its predictions towards a class distribution
 VIEWS = {"weak": 1, "strong": 1}
 
 

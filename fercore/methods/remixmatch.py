@@ -26,6 +26,7 @@ from fercore.mixing import mixup_views
 from fercore.schedules import ramp
 
 NAME, FAMILY = "ReMixMatch", "mixing"
+ALIGNS = "targets"  # its pseudo-labels are moved towards a class distribution
 LEARNS_FROM_WEAK = True  # the mixed images hold them
 SUPERVISED = {"alpha": 0.0}
 

@@ -25,6 +25,7 @@ from fercore.memory import InstanceMemory
 from fercore.methods.api import Batch, Context, Encode, Step
 
 NAME, FAMILY = "SimMatch", "memory"
+ALIGNS = "targets"  # its pseudo-labels are moved towards a class distribution
 VIEWS = {"weak": 1, "strong": 1}
 
 

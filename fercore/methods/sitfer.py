@@ -24,6 +24,7 @@ from fercore.memory import VOTES, InstanceMemory
 from fercore.methods.api import Batch, Context, Encode, Step
 
 NAME, FAMILY = "SIT-FER", "SIT-FER"
+ALIGNS = "targets"  # its pseudo-labels are moved towards a class distribution
 VIEWS = {"weak": 1, "strong": 1}
 
 

@@ -10,10 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fercore.analysis import ablations
-from fercore.report.figures import BAND, COLOURS, FAINT, INK, SIZE
+from fercore.report.figures import BAND, COLOURS, FAINT, INK, SIZE, curve
 
 WIDE = 7.4  # inches
 LOWER, HIGHER = "#0072B2", "#E69F00"  # than our choice
@@ -53,19 +54,15 @@ def thresholds(points: pd.DataFrame, made: Iterable[Mapping], axis: str) -> Figu
     joined = drawn[drawn.shared] if drawn.shared.any() else drawn
     curves = ablations.history(made, joined)
     places = {value: -np.log(1 - float(value)) for value in here.value.unique()}
-    colours = dict(zip(places, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(places)))))
+    colours = dict(zip(places, map(to_hex, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(places))))))
     figure, axes = plt.subplots(4, 2, figsize=(WIDE, 6.8), sharex="col", height_ratios=(1.6, 1, 1, 1))
     for (left, right), (label, columns) in zip(axes, PANELS.items()):
         for column, colour in zip(columns, (INK, COLOURS["text"])):
             _against(left, places, joined, drawn.drop(joined.index), column, colour)
-        for value, curve in curves.groupby("value", sort=False)[["step", columns[0]]]:
-            by_step = curve.dropna().groupby("step")[columns[0]].agg(["mean", "min", "max"])
-            right.plot(by_step.index, by_step["mean"], color=colours[value], lw=1.3, label=value)
-            if (by_step["max"] > by_step["min"]).any():
-                right.fill_between(
-                    by_step.index, by_step["min"], by_step["max"], color=colours[value], alpha=0.15, lw=0
-                )
+        for value, colour in colours.items():
+            curve(right, curves[curves.value == value], columns[0], colour, value)
         left.set(ylabel=label)
+        right.set(ylabel="")
         for value in here.value[here.base].unique():
             left.axvline(places[value], color=INK, lw=0.7, ls=":", zorder=0)
         for ax in (left, right):

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from fercore.analysis import ablations, prompts
 from fercore.config import Run
 from fercore.report.ablation_figures import NOT_RUN, WIDE, first
-from fercore.report.figures import COLOURS, FAINT, INK, spread_out
+from fercore.report.figures import COLOURS, FAINT, FAMILIES, INK, seeds
 from fercore.text import CONTROLS
 
-REAL, WRONG, EMPTY = COLOURS["text"], "#D55E00", COLOURS["supervised"]  # words, under wrong classes, no words
+REAL, WRONG, EMPTY = COLOURS["text"], "#D55E00", FAMILIES["supervised"]  # words, under wrong classes, no words
 
 
 def encoders(points: pd.DataFrame) -> Figure:
@@ -37,12 +37,10 @@ def encoders(points: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 3, sharey=True, **size)
     for ax, (column, label) in zip(axes, panels.items()):
         for y, ((axis, _), runs) in enumerate(rows):
-            values, colour = runs[column].dropna(), _colour(axis)
-            ax.plot(values, y + spread_out(len(values)), "o", mfc=colour, mec="white", ms=4.5, mew=0.5, zorder=4)
-            if len(values):
-                ax.plot([values.mean()] * 2, [y - 0.34, y + 0.34], color=colour, lw=1.8, solid_capstyle="butt")
-                if runs.base.any():
-                    ax.axvline(values.mean(), color=INK, lw=0.7, ls=":", zorder=0)
+            values = runs[column].dropna()
+            seeds(ax, list(values), float(y), _colour(axis))
+            if len(values) and runs.base.any():
+                ax.axvline(values.mean(), color=INK, lw=0.7, ls=":", zorder=0)
         for y, ((below, _), (above, _)) in enumerate(pairwise(at for at, _ in rows)):
             if below != above:  # where one encoder ends and the next begins
                 ax.axhline(y + 0.5, color="#dddddd", lw=0.7, zorder=0)

@@ -18,6 +18,7 @@ def reproduce(
     """
     try:
         import papermill
+        from traitlets.config import Config
     except ImportError:
         raise UserError("reproduce needs papermill (pip install 'fercore[study]'); `sweep` does without") from None
     study = profiles.load(params, data_root=data_root, results=results)
@@ -43,6 +44,7 @@ def reproduce(
                 kernel_name="python3",
                 progress_bar=True,
                 log_output=False,
+                config=Config(KernelManager={"transport_encryption": "auto"}),  # else each kernel warns of it
             )
         except papermill.PapermillExecutionError as error:
             reason = f"{error.ename}: {error.evalue}"
