@@ -63,14 +63,14 @@ def test_cheap_runs_first_within_a_seed_and_last_what_cannot_be_counted(profile,
     monkeypatch.setattr(cost, "images", lambda config: cost.Images(images[config.method], 4))
     rows = [(config.seed, config.method) for config in sweep.ordered(study.runs())]
     assert rows == [(seed, method) for seed in (1, 0) for method in [*sorted(images, key=images.get), "mixmatch"]]
-    assert workers.flops(study.runs()[2]) == math.inf
+    assert cost.flops(study.runs()[2]) == math.inf
 
 
 def test_the_line_of_progress(profile):
     a, b = load(profile(labels=[9], seeds=[0], methods=["supervised", "sitfer/semantic"])).runs()
     finished = {"status": "finished", "metrics": {"classifier": {"last": {"accuracy": 0.5125}}}}
     with workers.Progress("toy", [a, b], show=True) as line:
-        flops = [cost.work(config) for config in (a, b)]
+        flops = [cost.flops(config) for config in (a, b)]
         assert line.bar.total == pytest.approx(sum(flops)) and line.bar.desc == "toy: 0 of 2 runs"
         line.step(a, 1)
         line.step(a, 2)
