@@ -5,6 +5,7 @@ import dataclasses
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 import yaml
@@ -107,6 +108,27 @@ def test_direction_reproduced_when_the_paired_gain_exceeds_its_error():
 )
 def test_states_of_a_direction(gains, state):
     assert claims.state(TEXT, pair(*gains)) == state
+
+
+def test_the_table_has_a_row_for_each_comparison_and_for_what_none_answers():
+    order, unanswered = claims.find("sit-fer/components"), claims.find("sit-fer/over-lion")
+    records = [*synthetic.study(), *synthetic.study(labels=(400,))]
+    table = claims.table([TEXT, order, unanswered], records)
+    assert table.claim.tolist() == [TEXT.id] * 2 + [order.id] * 6 + [unanswered.id]
+    assert table[["n", "state"]].iloc[-1].tolist() == [0, "not run"]
+    for claim in (TEXT, order):
+        rows, found = table[table.claim == claim.id], claims.compare(claim, records)
+        for column in ("above", "below", "gain", "error", "needed", "n", "state"):
+            assert rows[column].tolist() == [getattr(c, column) for c in found]
+    assert table["tested on"].unique().tolist()[:2] == ["FER2013/400", "FER2013/2000"]
+
+
+def test_cells_and_gains_as_tables():
+    cells = claims.cells("sit-fer/II", "sit-fer/I-full")
+    assert len(cells) == 8 + 3 and cells.method.iloc[-1] == "full-supervision" and np.isnan(cells.spread.iloc[-1])
+    assert cells[["on", "printed"]].iloc[0].tolist() == ["RAF-DB/100", "61.38±1.38"]
+    gains = claims.gains([TEXT])
+    assert gains.on.tolist() == ["RAF-DB/100", "SFEW/400"] and gains.points.tolist() == [1.71, 1.28]
 
 
 def test_pairing_removes_what_the_seeds_share():
