@@ -31,19 +31,19 @@ SHARES = ("accuracy", "purity", "kept", "distance_error")
 
 
 def table(extracts: Iterable[Extract]) -> pd.DataFrame:
-    """A tidy table, a row for each extract and space: row seed space, and its numbers.
+    """A tidy table, a row for each extract and space: row seed space, its numbers, and what read the weights.
 
     accuracy: of the classifier, in the space `text` of the nearest prompt. margin: cosine of the class means to their
     own prompts over that to the others. kept, distance_error: of the variance, and of the mean distance, by the
-    reduction before the map (%); no other number is taken after it.
+    reduction before the map (%); no other number is taken after it. Then source, device and seconds.
     """
-    lines = []
-    for e in extracts:
-        for space, numbers in e.numbers.items():
-            said = {name: value for name, value in numbers.items() if name != "anchors"}
-            lines.append(_about(e) | {"space": space} | said)
-    numbers = [*NUMBERS, "margin", "kept", "distance_error"]
-    out = pd.DataFrame(lines, columns=["row", "seed", "space", *numbers]).astype(dict.fromkeys(numbers, float))
+    lines = [
+        _about(e) | {"space": space} | numbers | e.about["provenance"]
+        for e in extracts
+        for space, numbers in e.numbers.items()
+    ]
+    numbers, made = [*NUMBERS, "margin", "kept", "distance_error"], ["source", "device", "seconds"]
+    out = pd.DataFrame(lines, columns=["row", "seed", "space", *numbers, *made]).astype(dict.fromkeys(numbers, float))
     out[[*SHARES]] *= 100
     return _sorted(out)
 
@@ -152,13 +152,6 @@ def setting(extracts: Sequence[Extract]) -> pd.DataFrame:
         lost = f"{lost.min():.1f} to {lost.max():.1f} %"
         lines.append(("mapped", f"the components stored: {shares}; distances are off by {lost} on average"))
     return pd.DataFrame(lines or [("features", "none")], columns=["what", "in all rows"])
-
-
-def provenance(extracts: Iterable[Extract]) -> pd.DataFrame:
-    """What read the weights: code, device and seconds of each extract."""
-    keys = ("source", "device", "seconds")
-    lines = [_about(e) | {key: e.about["provenance"][key] for key in keys} for e in extracts]
-    return _sorted(pd.DataFrame(lines, columns=["row", "seed", *keys]))
 
 
 def first(extracts: Iterable[Extract], space: str = "embedding") -> list[Extract]:
