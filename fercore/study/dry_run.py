@@ -106,7 +106,7 @@ def report(study: profiles.Profile, notebooks: Collection[str], device: torch.de
     spent = {config.key: cost.flops(config) / rates.get(config.method, rates[""]) for config in missing}
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     yield f"{study.name}: {len(missing)} of {len(runs)} runs are missing; nothing is trained now"
-    yield f"device: {devices.name(device)}{threads}, {devices.precision(runs[0].precision, device)}"
+    yield f"device: {devices.name(device)}{threads}, {devices.precision(study.runs()[0].precision, device)}"
     yield ""
     yield f"{'method':<18} {'labels':>7} {'runs':>5}  {'images a step':>14}  {'a run':>10}  {'together':>10}  rate of"
     rows: dict[tuple[str, int], list[Run]] = {(config.method, config.labels): [] for config in runs}
