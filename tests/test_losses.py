@@ -1,4 +1,4 @@
-"""Losses against loops written from the equations, and the learning rates."""
+"""Losses against loops written from the equations, and the schedules of learning rates."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import toy
 
 from fercore.losses import info_nce, kept_mean, masked_mean, soft_cross_entropy
-from fercore.training import loop, simclr
+from fercore.training import loop
 
 
 def rows(*shape, seed=0):
@@ -32,16 +32,11 @@ def test_soft_cross_entropy_of_certain_logits_is_finite():
     assert soft_cross_entropy(logits, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(1e4)
 
 
-def test_masked_mean_divides_by_the_whole_batch():
-    values, keep = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([True, False, True, False])
+def test_means_over_the_whole_batch_and_over_the_kept():
+    values, keep, none = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1, 0, 1, 0]) > 0, torch.zeros(4) > 0
     assert masked_mean(values, keep) == 1.0  # (1 + 3) / 4, not / 2
-    assert masked_mean(values, torch.zeros(4, dtype=torch.bool)) == 0.0
-
-
-def test_kept_mean_divides_by_the_kept():
-    values, keep = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([True, False, True, False])
     assert kept_mean(values, keep) == 2.0
-    assert kept_mean(values, torch.zeros(4, dtype=torch.bool)) == 0.0
+    assert masked_mean(values, none) == kept_mean(values, none) == 0.0
 
 
 def test_info_nce_as_a_loop_over_the_2b_rows():
@@ -80,20 +75,8 @@ def test_info_nce_of_less_than_two_faces_is_zero(kept):
     assert loss == 0 and first.grad.isfinite().all() and first.grad.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize(
-    "share, expected", [(0, 1.0), (0.25, 0.9415), (0.5, 0.7730), (0.75, 0.5141), (1, 0.1951)]
-)
-def test_cosine_schedule(share, expected):
-    config = toy.config(schedule="cosine", steps=400, lr=0.1)
-    assert loop.rate(config, round(share * 400)) == pytest.approx(0.1 * expected, abs=1e-5)
-
-
-def test_constant_schedule():
-    assert {loop.rate(toy.config(lr=0.1, steps=50), step) for step in range(50)} == {0.1}
-
-
-def test_rate_of_pretraining_warms_up_and_falls_to_zero():
-    config = simclr.Pretrain("own", 100, 24, warmup=0.1, lr=2.0)
-    assert [simclr.rate(config, step) for step in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
-    assert simclr.rate(config, 55) == pytest.approx(1.0)  # half of the cosine
-    assert 0 < simclr.rate(config, 99) < 0.01
+def test_schedules_as_shares_of_the_learning_rate():
+    cosine = toy.config(schedule="cosine", steps=400)
+    shares = [loop.schedule(cosine, step) for step in (0, 100, 200, 300, 400)]
+    assert shares == pytest.approx([1.0, 0.9415, 0.7730, 0.5141, 0.1951], abs=1e-4)
+    assert {loop.schedule(toy.config(steps=50), step) for step in range(50)} == {1.0}

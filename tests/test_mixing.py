@@ -36,18 +36,11 @@ def test_alpha_zero_mixes_nothing():
 
 
 @pytest.mark.parametrize("alpha, mean", [(0.5, 0.8183), (0.75, 0.7784), (1.0, 0.7501)])
-@pytest.mark.parametrize("fault", [None, "one weight per batch", "any weight"])
-def test_a_row_stays_closest_to_its_own_source(alpha, mean, fault):
+def test_a_row_stays_closest_to_its_own_source(alpha, mean):
     own, _ = shares(2000, alpha)
-    if fault == "one weight per batch":  # instead of one for each row
-        own = own[:1].expand(2000)
-    if fault == "any weight":  # l instead of max(l, 1 - l)
-        own = torch.where(torch.arange(2000) % 2 == 0, own, 1 - own)
-    closest = own.min() >= 0.5 and own.max() <= 1
-    each_its_own = len(own.unique()) > 1000
+    assert own.min() >= 0.5 and own.max() <= 1 and len(own.unique()) > 1000  # max(l, 1 - l), one l for each row
     # E[max(l, 1 - l)], facts; a row that meets itself counts as 1: 1 of 2,000. Five standard errors.
-    expected = own.mean().item() == pytest.approx(mean, abs=5 * 0.16 / 2000**0.5)
-    assert (closest and each_its_own and expected) == (fault is None)
+    assert own.mean().item() == pytest.approx(mean, abs=5 * 0.16 / 2000**0.5)
 
 
 def test_partners_are_a_permutation():

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from fercore import paths
-from fercore.analysis import one_step
+from fercore.analysis import one_step, paper_vs_code
 from fercore.methods import METHODS
-from fercore.study import dumps, plan, profiles, records
+from fercore.study import dumps, profiles, records
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [file.stem for file in FILES]
@@ -95,11 +95,7 @@ def test_code_is_short_and_plain(name):
     for cell in cells(name):
         assert len(cell.source.splitlines()) <= 12, cell.source
         assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
-        nodes = list(ast.walk(ast.parse(cell.source)))
-        assert name == EXAMPLE or not any(isinstance(n, CODE) for n in nodes)
-        # A sentence about the committed numbers is held to them; with results of their own readers find other ones.
-        asserted = [ast.unparse(n.test) for n in nodes if isinstance(n, ast.Assert)]
-        assert all(test.startswith("results or ") for test in asserted), cell.source
+        assert name == EXAMPLE or not any(isinstance(n, CODE) for n in ast.walk(ast.parse(cell.source)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,7 +204,7 @@ def test_cells_at_toy_size(name, folder, execute):
         return
     made = records.read(results / "records.jsonl")
     study = profiles.load(folder / "toy.yaml", results=results)
-    asked = {config.key for config in space.get("grid") or plan.runs(study, name, only=ONLY.get(name, ()))}
+    asked = {config.key for config in space.get("grid") or paper_vs_code.runs(study, ONLY[name])}
     keys = [record["key"] for record in made]  # those of the notebooks before this one, too
     assert set(keys) >= asked and len(keys) == len(set(keys)) and {r["status"] for r in made} == {"finished"}
     assert name != EXAMPLE or "weighted" in {r["config"]["method"] for r in made}
@@ -217,8 +213,10 @@ def test_cells_at_toy_size(name, folder, execute):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != STEP])
-def test_cells_without_data_or_records(name, folder, execute):
+def test_cells_without_data_or_records(name, folder, execute, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
     results = folder / "absent"
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, file, **how: file.write_bytes(b"made, not rendered"))
     execute(name, {"profile": str(folder / "absent.yaml"), "results": str(results)})
     assert not (results / "records.jsonl").exists()
 

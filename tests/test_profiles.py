@@ -16,7 +16,7 @@ from fercore.data import splits
 from fercore.data.check import OFFICIAL
 from fercore.data.expressions import EXPRESSIONS
 from fercore.errors import UserError
-from fercore.study import profiles, sweep, workers
+from fercore.study import cost, profiles, sweep
 from fercore.training import pretrained
 
 
@@ -201,7 +201,7 @@ def test_profiles_of_the_paper_run_as_they_stand(name, tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
     torch.save({"state_dict": published(toy.network())}, tmp_path / "weights" / "resnet18_msceleb.pth")
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(workers, "flops", lambda config: 1.0)  # the order is no matter here
+    monkeypatch.setattr(cost, "flops", lambda config: 1.0)  # the order is no matter here
     seen = []
     monkeypatch.setitem(text.ENCODERS, "clip", lambda name, lines: seen.append((name, lines)) or torch.eye(7, 512))
     monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))

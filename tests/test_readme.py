@@ -49,7 +49,7 @@ def test_the_committed_page_is_fresh(page):
 
 
 def test_a_changed_record_makes_the_readme_stale():
-    page, known = paths.ROOT / "README.md", records.with_again(STUDY.records)
+    page, known = paths.ROOT / "README.md", records.with_repeats(STUDY.records)
     changed = copy.deepcopy(known)
     last = next(r for r in changed if r["kind"] == "run" and r["config"]["method"] == "sitfer")
     last["metrics"]["classifier"]["mean_last5"]["accuracy"] += 0.01

@@ -1,10 +1,10 @@
-"""Tables say what the records say, whatever is missing; text is fixed-width; files are written whole and only once."""
+"""Tables say what the records say, whatever is missing; Markdown is whole; files are written once; figures draw it."""
 
-import math
-import statistics
+import itertools
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 import torch
@@ -13,176 +13,191 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from fercore import fusion
-from fercore.analysis import claims, tables
+from fercore.analysis import claims, pairs, tables
+from fercore.config import Run
 from fercore.data.expressions import EXPRESSIONS
 from fercore.report import figures, printing
+from fercore.study import records as store
 
+ROWS = ["supervised", "fixmatch", "sitfer/semantic", "sitfer/text", "sitfer/instance", "sitfer"]
 PARTIAL = [
     synthetic.pretrain(),
     *(synthetic.run(m, s) for m in ("supervised", "sitfer/semantic", "sitfer") for s in (0, 1)),
     synthetic.run("sitfer", 2, status="failed"),
     synthetic.run("fixmatch", 0, status="failed"),
 ]
+ANY = pytest.mark.parametrize(
+    "records", [[], PARTIAL, synthetic.study(seeds=(0,)), synthetic.study(labels=(400, 2000))], ids=len
+)
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
+    figures.style()
     yield
     plt.close("all")
 
 
-def line(frame, row):
-    return frame[frame["row"] == row].iloc[0]
+# Rows
 
 
-def test_table2_is_mean_and_spread_of_the_mean_of_the_last_five():
-    runs = synthetic.study()
-    frame = tables.table2(runs)
-    assert list(frame["row"]) == [row.name for row in tables.ROWS]
-    ours = [
-        100 * r["metrics"]["classifier"]["mean_last5"]["accuracy"]
-        for r in runs[1:]
-        if r["config"]["method"] == "sitfer"
-    ]
-    sitfer = line(frame, "+ L_t = SIT-FER")
-    assert sitfer["ours"] == pytest.approx(statistics.fmean(ours))
-    assert sitfer["ours ±"] == pytest.approx(statistics.stdev(ours))
-    assert sitfer["best on test"] > sitfer["ours"] and sitfer["n"] == 3
-    assert [sitfer[term] for term in tables.TERMS] == ["x"] * 5
+def test_rows_are_in_the_order_of_the_registry_with_variants_before_their_method():
+    assert tables.order(reversed([*ROWS, "flexmatch", "of nobody"])) == [*ROWS, "flexmatch", "of nobody"]
+    assert tables.order(["sitfer", "sitfer", "sitfer/gone"]) == ["sitfer", "sitfer/gone"]
 
 
-def test_gain_is_over_the_row_above_and_paired():
+def test_rows_are_those_asked_for_and_those_that_are_there():
+    grid = [Run("fer2013", method, labels) for labels in (2000, 400) for method in ("sitfer", "uda")]
+    runs = store.table([synthetic.run("sitfer", 0), synthetic.run("fullysupervised", 0, 0, accuracy=0.6)])
+    rows = tables.rows(grid, runs).tolist()
+    assert rows == [(400, "uda"), (400, "sitfer"), (2000, "uda"), (2000, "sitfer"), (0, "fullysupervised")]
+
+
+def test_seeds_name_what_failed():
+    found = tables.seeds(store.table(PARTIAL))["2,000 labels"]
+    assert found["Labels only"] == "0 1" and found["SIT-FER"] == "0 1 failed: loss is not finite at step 17"
+    assert list(found.index) == ["Labels only", "FixMatch", "SIT-FER, semantic", "SIT-FER"]
+    again = [synthetic.run("sitfer", 0, status="failed"), synthetic.run("sitfer", 0)]
+    assert tables.seeds(store.table(again)).loc["SIT-FER"].tolist() == ["0"]
+
+
+# Numbers
+
+
+def test_history_and_recall_have_a_row_for_each_evaluation_and_run():
+    history, run = tables.history(PARTIAL), PARTIAL[5]
+    assert len(history) == 6 * 20 and history.accuracy.max() > 1
+    some = history[(history.method == run["config"]["method"]) & (history.seed == run["config"]["seed"])]
+    assert some.kept.tolist() == pytest.approx([2 * i for i in range(1, 21)])
+    assert some.level_fused.iloc[-1] == pytest.approx(100 * run["history"][-1]["level_accuracy"]["fused"])
+    recall = tables.recall(PARTIAL)
+    assert list(recall) == list(EXPRESSIONS) == list(tables.recall([])) and len(recall) == 6
+    wanted = run["metrics"]["classifier"]["last"]["recall"]
+    assert recall.loc[2000, "sitfer", 0].tolist() == pytest.approx([100 * share for share in wanted])
+
+
+def test_setting_says_data_start_and_what_it_is_worth():
+    found = tables.setting(synthetic.study()).set_index("what")["in all runs"]
+    assert "FER2013 (feedfacefeedface): 27,000 training faces, 300 more dropped" in found["data"]
+    assert found["test"] == "PublicTest, 3,500 faces; happiness is 25.1 % of them"
+    assert "SimCLR" in found["start"] and "abababab" in found["start"]
+    assert found[""] == "worth, with all labels: linear probe 47.0 %, nearest neighbours 36.0 %"
+    assert tables.setting([])["in all runs"].tolist() == ["not run"]
+
+
+def test_provenance_counts_what_was_made():
+    found = tables.provenance(PARTIAL)
+    assert found.made.sum() == 7 and found.hours.sum() == pytest.approx(7 * 100 / 3600)
+
+
+def test_gains_are_over_the_row_below_and_paired():
     runs = [synthetic.run("sitfer/instance", s, accuracy=0.4 + s / 10) for s in range(3)]
     runs += [synthetic.run("sitfer", s, accuracy=0.42 + s / 10) for s in range(2)]
-    sitfer = line(tables.table2(runs), "+ L_t = SIT-FER")
-    assert sitfer["gain"] == pytest.approx(2.0) and sitfer["gain ±"] == pytest.approx(0.0, abs=1e-9)
-    assert sitfer["ours"] - line(tables.table2(runs), "+ instance")["ours"] != pytest.approx(2.0)
+    gains = pairs.between(store.table(runs), [("sitfer/instance", "sitfer"), ("fixmatch", "sitfer")])
+    assert gains.tolist() == pytest.approx([2.0, 2.0]) and set(gains.index.get_level_values("seed")) == {0, 1}
+    assert pairs.between(store.table(runs), []).empty
 
 
-def test_published_numbers_come_from_the_claims():
-    frame = tables.table2([], 100)
-    for row in tables.ROWS:
-        assert line(frame, row.name)["RAF-DB/100"] == claims.published(row.table, row.method, "rafdb/100").value
-    assert line(frame, "labels only")["SFEW/400"] == claims.published("sit-fer/I", "supervised", "sfew/400").value
-
-
-def test_missing_and_failed_runs_stay_visible():
-    frame = tables.table2(PARTIAL)
-    assert (line(frame, "FixMatch")["n"], line(frame, "FixMatch")["failed"]) == (0, 1)
-    assert (line(frame, "+ L_t = SIT-FER")["n"], line(frame, "+ L_t = SIT-FER")["failed"]) == (2, 1)
-    printed = printing.text(frame[tables.MAIN]).splitlines()
-    assert "failed" in printed[3] and "not run" in printed[5]
-    assert "failed: sitfer, 2,000 labels, seed 2: loss is not finite at step 17" in tables.coverage(PARTIAL)
-    assert "No finished run with 2,000 labels: FixMatch; + text; + instance." in tables.untested(PARTIAL)
-
-
-def test_a_failed_run_that_finished_later_is_no_failure():
-    runs = [synthetic.run("sitfer", 0, status="failed"), synthetic.run("sitfer", 0)]
-    assert line(tables.table2(runs), "+ L_t = SIT-FER")[["n", "failed"]].tolist() == [1, 0]
-
-
-def test_a_row_without_any_pseudo_label_is_called_idle():
-    runs = synthetic.study(seeds=(0,))
-    assert "passed the threshold" not in tables.answer(runs) and "kept less" not in tables.untested(runs)
-    for record in runs[1:]:
-        if record["config"]["method"] == "sitfer/text":
-            for entry in record["history"]:
-                entry |= {"kept": 0.0, "pseudo_accuracy_kept": None}
-    assert tables.answer(runs).endswith("But no pseudo-label passed the threshold in: + text.")
-    assert "+ text at 2,000 labels kept less than" in tables.untested(runs)
-
-
-def test_one_seed_has_no_spread():
-    frame = tables.table2(synthetic.study(seeds=(0,)))
-    assert frame["ours ±"].isna().all() and frame["gain ±"].isna().all()
-    assert "One seed alone" in tables.untested(synthetic.study(seeds=(0,)))
-
-
-@pytest.mark.parametrize("runs", [[], PARTIAL, synthetic.study(seeds=(0,)), synthetic.study(labels=(400, 2000))])
-def test_nothing_fails_on_any_set_of_records(runs):
-    figures.style()
-    for make in (figures.table2, figures.curves, figures.recall):
-        figure = make(runs, 2000)
-        figure.canvas.draw()
-        width, height = figure.get_size_inches()
-        assert (width, height) == figures.SIZE
-    for make in (tables.table2, tables.levels_table, tables.recall_table):
-        assert printing.text(make(runs, 2000)) and printing.markdown(make(runs, 2000))
-    for make in (tables.head, tables.coverage, tables.answer, tables.untested, tables.provenance):
-        assert make(runs)
-    assert printing.text(tables.claims_table([c for c in claims.load() if c.kind == "direction"], runs), {"claim": 40})
-    assert tables.states_table(claims.load(), runs)[list(claims.STATES)].to_numpy().sum() == len(claims.load())
+@ANY
+def test_nothing_fails_on_any_set_of_records(records):
+    runs = store.table(records)
+    for make in (tables.setting, tables.provenance, tables.history, tables.recall):
+        assert printing.markdown(make(records)).count("\n") >= 2
+    assert tables.seeds(runs).shape[0] == runs.method.nunique()
     for claim in claims.load():
-        assert tables.verdict(claim, runs).startswith(("reproduced", "partly", "not "))
-
-
-def test_head_says_data_start_and_what_it_is_worth():
-    head = tables.head(synthetic.study())
-    for part in (
-        "FER2013",
-        "PublicTest",
-        "300 more dropped",
-        "happiness",
-        "SimCLR",
-        "abababab",
-        "47.0 %",
-        "36.0 %",
-        "4,000 steps",
+        assert tables.verdict(claim, records).startswith(("reproduced", "partly", "not "))
+    published = claims.cells("sit-fer/II").pivot(index="method", columns="on", values="value").reindex(ROWS)
+    steps = pairs.between(runs, itertools.pairwise(ROWS))
+    for figure in (
+        figures.components(runs[runs.repeat == 0], steps, published.diff()),
+        figures.curves(tables.history(records)),
+        figures.recall(tables.recall(records).groupby(["labels", "method"]).mean()),
+        figures.gains(claims.gains([]), claims.table(claims.load(), records).query("n > 0 and kind == 'direction'")),
     ):
-        assert part in head
+        figure.canvas.draw()
 
 
-def test_answer_and_verdict_are_computed():
-    down = [
-        synthetic.run(m, s, accuracy=0.5 - i / 100 + s / 1000) for i, m in enumerate(synthetic.HEIGHT) for s in range(3)
-    ]
-    assert "Table II's order is not reproduced" in tables.answer(down)
-    assert "-3.00 points against its semantic level alone" in tables.answer(down)
+def test_a_verdict_says_state_margin_and_published_gain():
+    down = [synthetic.run(m, s, accuracy=0.5 - i / 100 + s / 1000) for i, m in enumerate(ROWS) for s in range(3)]
     said = tables.verdict("sit-fer/text-loss", down)
     assert said.startswith("not reproduced") and "-1.00 points" in said and "+4.51 on RAF-DB/100" in said
+    assert "SIT-FER, text -1.00 points" in tables.verdict("sit-fer/components", down)
+    assert "one pair, no spread, n = 1" in tables.verdict("sit-fer/text-loss", down[::3])
 
 
-def test_text_is_fixed_width_and_columns_line_up():
-    lines = printing.text(tables.table2(PARTIAL)[tables.MAIN]).splitlines()
-    assert "<" not in "".join(lines)
-    rule = lines[1]
-    for start in [i + 2 for i in range(len(rule) - 2) if rule[i : i + 2] == "  "]:
-        assert all(row[start - 2 : start].strip() == "" for row in lines)
-    assert len(rule) <= 120
+# Markdown and files
 
 
-def test_folded_cells_keep_their_row():
-    frame = tables.claims_table([claims.find("sit-fer/components")], synthetic.study())
-    lines = printing.text(frame, {"claim": 30}).splitlines()
-    assert len(lines) == 2 + 3 and "+ instance" in lines[3] and all(len(row) <= 130 for row in lines)
+def lines(frame):
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in printing.show(frame).data.splitlines()]
+
+
+def test_a_table_is_one_row_of_titles_with_spreads_methods_and_gaps_in_words():
+    frame = pd.DataFrame(
+        {"ours": [45.0, np.nan, np.nan], "ours ±": [1.5, np.nan, np.nan], "n": [2.0, 0, np.nan], "failed": [0, 1, 0],
+         "gain": [0.5, -0.25, np.nan]},
+        pd.MultiIndex.from_tuples([(0, "sitfer"), (400, "uda"), (400, "fixmatch")], names=["labels", "method"]),
+    )  # fmt: skip
+    titles, _, *rows = lines(frame)
+    assert titles == ["labels", "method", "ours", "n", "failed", "gain"]
+    assert rows[0] == ["all", "SIT-FER", "45.00 ± 1.50", "2", "0", "+0.50"]
+    assert rows[1] == ["400", "UDA", "failed", "0", "1", "-0.25"]
+    assert rows[2] == ["400", "FixMatch", "not run", "", "0", ""]
+    text = printing.show(frame).data.splitlines()
+    assert len({len(line) for line in text}) == 1 and text[1].count(":") == 5  # numbers stand right
+    assert lines(pd.Series([1.0], pd.Index(["a|b"], name="x"), name="y"))[2] == ["a\\|b", "1.00"]
 
 
 def test_files_are_whole_and_untouched_when_nothing_changed(tmp_path):
-    frame = tables.table2(PARTIAL)
-    printing.save(frame, tmp_path, "table2", note=tables.head(PARTIAL))
-    figures.style()
-    figures.save(figures.table2(PARTIAL), tmp_path, "table2")
-    files = sorted(tmp_path.iterdir())
-    assert [f.name for f in files] == ["table2.csv", "table2.md", "table2.png"]
-    before = [(f.read_bytes(), f.stat().st_mtime_ns) for f in files]
-    printing.save(frame, tmp_path, "table2", note=tables.head(PARTIAL))
-    figures.save(figures.table2(PARTIAL), tmp_path, "table2")
-    assert before == [(f.read_bytes(), f.stat().st_mtime_ns) for f in files]
-    assert "not run |" in files[1].read_text() and "FixMatch,x,x" in files[0].read_text()
+    recall = tables.recall(PARTIAL).groupby(["labels", "method"]).mean()
+    before = None
+    for _ in range(2):
+        printing.save(recall, tmp_path, "table", note=tables.setting(PARTIAL))
+        figures.save(figures.recall(recall), tmp_path, "table")
+        files = sorted(tmp_path.iterdir())
+        assert [f.name for f in files] == ["table.csv", "table.md", "table.png"]
+        now = [(f.read_bytes(), f.stat().st_mtime_ns) for f in files]
+        assert before in (None, now)
+        before = now
+    assert pd.read_csv(files[0]).surprise.tolist() == pytest.approx(recall.surprise.tolist(), abs=1e-4)
+    assert files[1].read_text().startswith("| what") and "| SIT-FER " in files[1].read_text()
+
+
+# Figures
 
 
 def test_every_row_and_level_has_its_own_colour():
-    assert len({figures.COLOURS[row.method] for row in tables.ROWS}) == len(tables.ROWS)
+    assert len({figures.colour(row) for row in ROWS}) == len(ROWS)
     assert len({figures.COLOURS[level] for level in tables.LEVELS}) == len(tables.LEVELS)
 
 
-def test_gains_say_what_is_compared():
-    statements = [c for c in claims.load() if c.kind == "direction"]
-    figure = figures.gains(statements, synthetic.study())
-    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert {"SIT-FER over FixMatch", "+ $L_t$ over + instance", "fused pseudo-labels over semantic"} <= set(labels)
-    assert "Ada-CM over FixMatch" in labels and len(labels) == len(set(labels))
+def test_published_gains_stand_beside_ours_and_published_accuracies_nowhere():
+    runs = store.table(synthetic.study())
+    published = claims.cells("sit-fer/I", "sit-fer/II").drop_duplicates(["method", "on"])
+    published = published.pivot(index="method", columns="on", values="value")[["RAF-DB/100", "SFEW/400"]].loc[ROWS]
+    steps = pairs.between(runs, itertools.pairwise(ROWS))
+    left, right = figures.components(runs, steps, published.diff()).axes
+    hollow = [line.get_xdata()[0] for line in right.lines if line.get_markerfacecolor() == "white"]
+    hollow = [x for x in hollow if not np.isnan(x)]  # the first row is over none
+    assert sorted(hollow) == pytest.approx(sorted(published.diff().iloc[1:].to_numpy().ravel()))
+    dots = [x for line in right.lines if line.get_marker() == "o" for x in line.get_xdata()]
+    assert sorted(dots) == pytest.approx(sorted(steps))
+    drawn = [x for line in left.lines if line.get_marker() == "o" for x in line.get_xdata()]
+    assert sorted(drawn) == pytest.approx(sorted(runs.accuracy)) and left.get_xlim()[1] < published.max().max()
+    failed = figures.components(store.table(PARTIAL), steps, published.diff()).axes[0]
+    assert {"1 failed", "not run"} <= {text.get_text() for text in failed.texts}
+
+
+def test_gains_say_what_is_compared_and_draw_every_number():
+    statements = [claim for claim in claims.load() if claim.kind == "direction"]
+    table, published = claims.table(statements, synthetic.study()), claims.gains(statements)
+    table = table[(table.n > 0) & (table.groupby("claim").below.transform("nunique") == 1)]
+    ax = figures.gains(published, table).axes[0]
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert {"SIT-FER over FixMatch", "fused over semantic", "SIT-FER over SIT-FER, instance"} <= set(labels)
+    assert len(labels) == len(set(labels)) == table.claim.nunique()
+    hollow = [x for line in ax.lines if line.get_marker() == "D" for x in line.get_xdata()]
+    assert sorted(hollow) == sorted(published.points[published.claim.isin(table.claim)])
 
 
 def test_level_bars_draw_what_they_are_given():
@@ -193,17 +208,3 @@ def test_level_bars_draw_what_they_are_given():
     assert len(figure.axes) == 5 * 3
     heights = [bar.get_height() for bar in figure.axes[1 * 3 + 2].patches]
     assert heights == pytest.approx(levels["semantic"][2].tolist())
-
-
-def test_entropy_of_certain_and_of_flat():
-    p = torch.tensor([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]])
-    assert fusion.entropy(p).tolist() == pytest.approx([0.0, math.log(4)])
-
-
-def test_step_table_and_shapes():
-    levels = {"semantic": torch.tensor([[0.9, 0.1], [0.5, 0.5]]), "text": torch.tensor([[0.9, 0.1], [1.0, 0.0]])}
-    frame = tables.step_table(levels, torch.tensor([1, 0]), ("a", "b"))
-    assert frame["true"].tolist() == ["b", "a"] and frame["semantic"][0] == "a 90"
-    assert frame["H semantic"][1] == pytest.approx(math.log(2))
-    assert frame["divergence"].tolist() == pytest.approx([0.0, 0.2158], abs=1e-4)
-    assert tables.shapes(p=levels["semantic"])["shape"].tolist() == ["2 x 2"]

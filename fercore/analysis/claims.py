@@ -299,19 +299,8 @@ def _on(record: Mapping, rule: Rule) -> bool:
 
 # Names
 
-
-DATASETS = {
-    "rafdb": "RAF-DB",
-    "sfew": "SFEW",
-    "affectnet": "AffectNet",
-    "affwild2": "Aff-Wild2",
-    "fer2013": "FER2013",
-    "ckplus": "CK+",
-    "expw": "ExpW",
-    "facs": "rendered faces",
-    "own": "own faces",
-    "unstated": "data unstated",
-}
+DATASETS = {"rafdb": "RAF-DB", "sfew": "SFEW", "affectnet": "AffectNet", "affwild2": "Aff-Wild2", "fer2013": "FER2013"}
+DATASETS |= {"ckplus": "CK+", "expw": "ExpW", "facs": "rendered faces", "own": "own faces", "unstated": "data unstated"}
 
 
 def data_name(dataset: str) -> str:
@@ -319,11 +308,10 @@ def data_name(dataset: str) -> str:
     return DATASETS.get(dataset, dataset)
 
 
-def heading(column: str, between: str = "/") -> str:
+def heading(column: str) -> str:
     """What tables call a published column, e.g. "RAF-DB/100"; of one trained on one set, tested on another, "A>B"."""
-    dataset, _, labels = column.partition("/")
-    name = f">{between.strip('/')}".join(map(data_name, dataset.split(">")))
-    return f"{name}{between}{labels}" if labels else name
+    dataset, slash, labels = column.partition("/")
+    return ">".join(map(data_name, dataset.split(">"))) + slash + labels
 
 
 def name(row: Mapping[str, Any]) -> str:

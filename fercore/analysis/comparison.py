@@ -1,12 +1,10 @@
 """Table I: what stands beside our rows, which runs may be averaged, and the tests on other faces, as DataFrames."""
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from fercore.analysis import significance
 from fercore.analysis.claims import data_name
 from fercore.analysis.tables import order
 
@@ -43,21 +41,3 @@ def transfers(records: Iterable[Mapping]) -> pd.DataFrame:
         row["classes"] = classes if isinstance(classes, int) else len(classes)
         rows.append(row | {"accuracy": 100 * r["metrics"]["accuracy"]})
     return pd.DataFrame(rows, columns=["on", "faces", "classes", "labels", "method", "seed", "accuracy"])
-
-
-# For pages that are not rewritten yet
-
-ALPHA, ALIKE = significance.ALPHA, "not distinguishable"
-
-
-def said(above: str, below: str, d: Sequence[float]) -> str:
-    """How far one row is from another, seed by seed, and whether these seeds could tell the two apart."""
-    if not d:
-        return f"{above} against {below}: not run."
-    points = f"{above} against {below}: {', '.join(f'{x:+.2f}' for x in d)} points, seed by seed"
-    if len(d) == 1:
-        return f"{points}; one seed has no spread, so nothing can be distinguished."
-    p, needed = significance.p_value(d), significance.seeds_needed(1, ALPHA)
-    few = f", and {len(d)} seeds reach no p below 2/{2 ** len(d)} ({needed} are needed)" if len(d) < needed else ""
-    side = ("above" if statistics.fmean(d) > 0 else "below") if p <= ALPHA else ALIKE
-    return f"{points}; sign-flip test p = {p:.2f}: {side}{few}."

@@ -9,20 +9,22 @@ import json
 import statistics
 import time
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fercore import augment, files, fusion
+from fercore import augment, files
 from fercore.config import Run
 from fercore.data import prepare
-from fercore.fusion import DistributionAlignment, fuse, similarity_softmax
+from fercore.fusion import DistributionAlignment, divergence, entropy, fuse, similarity_softmax
 from fercore.memory import InstanceMemory
 from fercore.methods import resolve
 from fercore.study import records
@@ -119,11 +121,6 @@ def pictures(step: Closeup) -> dict[str, UInt8[np.ndarray, "m h w 3"]]:
     return {name: step.tensors[f"{name}_pixels"].numpy() for name in ("face", "weak", "strong")}
 
 
-def record(step: Closeup) -> dict:
-    """The training before the step, as `report.provenance` takes it."""
-    return {"kind": "run", "status": "finished", "config": step.config.to_dict(), "provenance": step.provenance}
-
-
 def story(step: Closeup) -> str:
     """How the model of this step came about, in two lines."""
     c, n = step.config, min(10, len(step.losses))
@@ -132,6 +129,61 @@ def story(step: Closeup) -> str:
         f"{c.steps} steps of {c.method} on rendered faces, {c.labels} labels, {c.image_size} px, {c.encoder} from "
         f"random weights, text {c.text}\nloss {first:.2f} at first, {last:.2f} at last (means of {n} steps)"
     )
+
+
+# As tables
+
+
+def shapes(**tensors: Tensor) -> pd.DataFrame:
+    """Name, shape, type and range of tensors."""
+    lines = []
+    for name, tensor in tensors.items():
+        size = " x ".join(map(str, tensor.shape)) or "one number"
+        line = {"tensor": name, "shape": size, "type": str(tensor.dtype).removeprefix("torch.")}
+        lines.append(line | {"least": float(tensor.min()), "most": float(tensor.max())})
+    return pd.DataFrame(lines)
+
+
+def face_table(levels: Mapping[str, Tensor], truth: Tensor, classes: Sequence[str]) -> pd.DataFrame:
+    """Face by face: the true class, what each level [m, k] says and how surely (%), its entropy H in nats.
+
+    The divergence of the levels is what fusing adds: H of the mean is the mean of the H, plus the divergence.
+    """
+    said = {level: zip(p.argmax(1).tolist(), p.max(1).values.tolist()) for level, p in levels.items()}
+    table = {"true": [classes[i] for i in truth]}
+    table |= {level: [f"{classes[i]} {100 * top:.0f}" for i, top in here] for level, here in said.items()}
+    table |= {f"H {level}": entropy(p) for level, p in levels.items()}
+    return pd.DataFrame(table | {"divergence": divergence(levels)}).rename_axis("face").reset_index()
+
+
+def decision_table(target: Tensor, keep: Tensor, truth: Tensor, classes: Sequence[str]) -> pd.DataFrame:
+    """What becomes of each face: its pseudo-label [m, k], whether it enters the loss [m], whether it is right."""
+    top, index = target.max(1)
+    table = {"true": [classes[i] for i in truth], "pseudo-label": [classes[i] for i in index], "%": 100 * top}
+    said = {name: np.where(what, "yes", "no") for name, what in (("kept", keep), ("right", index == truth))}
+    return pd.DataFrame(table | said).rename_axis("face").reset_index()
+
+
+def smoothing(levels: Mapping[str, Tensor]) -> pd.DataFrame:
+    """What fusing does where the levels agree most, and where they differ most: one half of the faces each.
+
+    Means over the faces: entropy of the levels alone and of the fused label, in nats, and its largest probability (%).
+    """
+    alone = torch.stack([entropy(p) for level, p in levels.items() if level != "fused"]).mean(0)
+    values = {"H of the levels": alone, "H fused": entropy(levels["fused"])}
+    values["largest (%)"] = 100 * levels["fused"].max(1).values
+    order = divergence(levels).argsort()
+    halves = {"agree most": order[: len(order) // 2], "differ most": order[len(order) // 2 :]}
+    lines = [
+        {"the levels": name, "faces": len(rows)} | {key: float(value[rows].mean()) for key, value in values.items()}
+        for name, rows in halves.items()
+    ]
+    return pd.DataFrame(lines)
+
+
+def record(step: Closeup) -> dict:
+    """The training before the step, as `tables.provenance` takes it."""
+    return {"kind": "run", "status": "finished", "config": step.config.to_dict(), "provenance": step.provenance}
 
 
 def _look(run: loop.Training, shown: int) -> dict[str, Tensor]:
@@ -145,7 +197,7 @@ def _look(run: loop.Training, shown: int) -> dict[str, Tensor]:
     own = augment.weak(views.images[labelled], size, generator(seed, "close-up, labelled"))
     first, third = run.model.joint_forward(own, strong)
     second = run.model(weak)
-    order = fusion.divergence(run.method.levels(run.model, second, run.state, run.options)).argsort()
+    order = divergence(run.method.levels(run.model, second, run.state, run.options)).argsort()
     pick = torch.cat([order[: shown // 2], order[-(shown - shown // 2) :]])
     known = run.state.memory.valid
     return {

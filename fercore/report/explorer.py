@@ -7,20 +7,19 @@ import io
 import os
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from fercore.analysis import pseudo_labels
 from fercore.analysis.pseudo_labels import Shown
 from fercore.report import pseudo_label_figures
-from fercore.report.pseudo_label_figures import COLUMNS, LINES
+from fercore.report.pseudo_label_figures import COLUMNS, LINES, SIDES
 
-EVERY = "all"
+EVERY, PAGE = "all", COLUMNS * LINES
 SORTS = {
-    "most confident first": ("confidence", False),
-    "least confident first": ("confidence", True),
-    "levels disagree most": ("disagreement", False),
-    "levels agree most": ("disagreement", True),
+    "most confident first": ("{}_sure", False),
+    "least confident first": ("{}_sure", True),
+    "levels disagree most": ("divergence", False),
+    "levels agree most": ("divergence", True),
 }
 
 
@@ -43,55 +42,46 @@ class Explorer:
     def __init__(self, shown: Shown):
         import ipywidgets as widgets
 
-        self.shown = shown
-        dump = shown.dump
-        levels = [*dump.names, "fused"]
+        self.shown, dump = shown, shown.dump
         steps = [(f"{step:,}", at) for at, step in enumerate(dump.steps)]
         self.step = widgets.SelectionSlider(options=steps, value=len(steps) - 1, description="step")
         self.label = widgets.Dropdown(options=[EVERY, *dump.classes], description="true class")
-        self.kind = widgets.Dropdown(
-            options=[EVERY, pseudo_labels.RESCUED, pseudo_labels.SPOILED], description="faces"
-        )
-        self.level = widgets.ToggleButtons(options=levels, value="fused", description="level")
+        self.kind = widgets.Dropdown(options=[EVERY, *SIDES], description="faces")
+        self.level = widgets.ToggleButtons(options=[*dump.names, "fused"], value="fused", description="level")
         self.sort = widgets.Dropdown(options=list(SORTS), description="sort")
         self.page = widgets.BoundedIntText(value=1, min=1, max=1, description="page")
         self.count = widgets.Label()
         self.image = widgets.Image(format="png")
         choose = widgets.HBox([self.label, self.kind, self.sort])
-        self.box = widgets.VBox(
-            [self.level, choose, widgets.HBox([self.step, self.page, self.count]), self.image]
-        )
+        leaf = widgets.HBox([self.step, self.page, self.count])
+        self.box = widgets.VBox([self.level, choose, leaf, self.image])
         for control in (self.step, self.label, self.kind, self.level, self.sort):
             control.observe(self._changed, "value")
         self.page.observe(self._draw, "value")
         self._changed()
 
-    def rows(self) -> Tensor:
+    def rows(self) -> pd.DataFrame:
         """The chosen faces, in order."""
-        dump = self.shown.dump
-        levels = pseudo_labels.look(dump, self.step.value)
-        keep = dump.labels >= 0
+        faces = self.shown.look(self.step.value)
         if self.label.value != EVERY:
-            keep = dump.labels == dump.classes.index(self.label.value)
+            faces = faces[faces.true == self.label.value]
         if self.kind.value != EVERY:
-            keep = keep & pseudo_labels.outcome(levels, dump.labels)[self.kind.value]
-        by, turned = SORTS[self.sort.value]
-        rows = pseudo_labels.order(levels, keep.nonzero()[:, 0], by, self.level.value)
-        return rows.flip(0) if turned else rows
+            faces = faces[faces[self.kind.value]]
+        by, ascending = SORTS[self.sort.value]
+        return faces.sort_values(by.format(self.level.value), ascending=ascending, kind="stable")
 
     def _changed(self, change: object = None) -> None:
         """Another choice of faces: its first page."""
-        rows, size = self.rows(), COLUMNS * LINES
-        self.page.max = max(1, -(-len(rows) // size))
-        self.count.value = f"of {self.page.max:,}; {len(rows):,} faces"
+        faces = len(self.rows())
+        self.page.max = max(1, -(-faces // PAGE))
+        self.count.value = f"of {self.page.max:,}; {faces:,} faces"
         if self.page.value == 1:
             self._draw()
         else:
             self.page.value = 1  # draws
 
     def _draw(self, change: object = None) -> None:
-        size = COLUMNS * LINES
-        rows = self.rows()[size * (self.page.value - 1) :][:size]
+        rows = self.rows().index[PAGE * (self.page.value - 1) :][:PAGE]
         # Drawn aside: an open figure would be shown a second time by the notebook.
         with plt.ioff():
             figure = pseudo_label_figures.page(self.shown, rows, self.level.value, self.step.value)

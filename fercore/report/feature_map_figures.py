@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from fercore.analysis.feature_maps import NAMES, of
-from fercore.report.figures import FAINT, INK
+from fercore.analysis import feature_maps
+from fercore.analysis.feature_maps import ROWS
+from fercore.report.figures import INK
+from fercore.report.pseudo_label_figures import nothing
 from fercore.study.features import Extract
 
 CLASSES = {
@@ -39,25 +41,26 @@ def colours(classes: Sequence[str]) -> list[str]:
 
 def maps(extracts: Sequence[Extract]) -> Figure:
     """The embedding of each method: a dot is a test face in the colour of its class, a ring a slot of the memory."""
-    shown = [found[0] for method in NAMES if (found := of(extracts, method))]
+    shown = feature_maps.first(extracts)
     if not shown:
-        return _nothing()
-    marks, columns = _marks(shown), 5 if len(shown) > 2 else 3
-    below = 0.1 + 0.22 * math.ceil(len(marks) / columns)
-    figure, axes = _panels(len(shown), 2 if len(shown) in (2, 4) else 3, 2.0, below)
+        return nothing()
+    across = {1: 1, 2: 2, 4: 2}.get(len(shown), 3)
+    marks, columns = _marks(shown), {1: 2, 2: 3, 3: 5}[across]  # a legend wider than the figure would be cut
+    below = 0.2 + 0.22 * math.ceil(len(marks) / columns)
+    figure, axes = _panels(len(shown), across, 2.9 if across == 1 else 2.2, below)
     for ax, extract in zip(axes, shown):
         _faces(ax, extract, "embedding", 4.0)
         _slots(ax, extract)
         _title(ax, extract, "embedding")
-    figure.legend(handles=marks, loc="outside lower center", ncols=columns, handletextpad=0.1, columnspacing=1.2)
+    figure.legend(handles=marks, loc="outside lower center", ncols=columns, handletextpad=0.1, columnspacing=1.0)
     return figure
 
 
 def anchors(extracts: Sequence[Extract]) -> Figure:
     """The text space of the methods that have one: faces, and each prompt as a star with its name."""
-    shown = [found[0] for method in NAMES if (found := of(extracts, method, "text"))]
+    shown = feature_maps.first(extracts, "text")
     if not shown:
-        return _nothing()
+        return nothing()
     figure, axes = _panels(len(shown), 2, 3.7, 0.0)
     for ax, extract in zip(axes, shown):
         _faces(ax, extract, "text", 9.0)
@@ -123,7 +126,7 @@ def _title(ax: Axes, extract: Extract, space: str) -> None:
     """The row's name, and under it what was measured at full width."""
     numbers = extract.numbers[space]
     said = f"silhouette {numbers['silhouette']:+.2f}, purity {100 * numbers['purity']:.0f} %"
-    ax.set_title(NAMES[extract.config.method].replace("L_t", "$L_t$"), fontsize=10, pad=15)
+    ax.set_title(ROWS[extract.config.method].replace("L_t", "$L_t$"), fontsize=10, pad=15)
     ax.annotate(said, (0.5, 1.0), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="center", fontsize=8,
                 color="#666666")  # fmt: skip
 
@@ -143,10 +146,3 @@ def _marks(shown: Sequence[Extract]) -> list[plt.Line2D]:
         if there:
             marks.append(plt.Line2D([], [], ls="", marker=marker, mfc="none", mec=INK, ms=4.5, mew=1, label=label))
     return marks
-
-
-def _nothing() -> Figure:
-    figure, ax = plt.subplots()
-    ax.set_axis_off()
-    ax.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
-    return figure

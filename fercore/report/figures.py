@@ -26,7 +26,6 @@ SIZE = (5.5, 3.4)  # inches
 INK, FAINT = "#222222", "#9a9a9a"
 BAND = "#eeeeee"  # behind everything: what a difference must leave to mean something
 COLOURS = {"semantic": "#0072B2", "text": "#009E73", "instance": "#E69F00", "fused": INK}  # of levels
-COLOURS |= {"supervised": "#8c8c8c"}  # for prompt_figures, till it asks FAMILIES
 FAMILIES = {"supervised": "#8c8c8c", "self-training": "#56B4E9", "mixing": "#009E73", "threshold": "#CC79A7"}
 FAMILIES |= {"class margins": "#E69F00", "memory": "#0072B2", "SIT-FER": INK}
 OTHER = "#D55E00"  # any family that is not here: a reader's own
@@ -117,7 +116,7 @@ def components(runs: pd.DataFrame, gains: pd.Series, published: pd.DataFrame) ->
     return figure
 
 
-def seeds(ax: Axes, values: Sequence[float], y: float, colour: str) -> None:
+def seeds(ax: Axes, values: pd.Series | Sequence[float], y: int | float, colour: str) -> None:
     """A dot for each value, a bar at their mean. They are spread out a little, so that equal results stay visible."""
     ax.plot(values, y + spread_out(len(values)), "o", mfc=colour, mec="white", ms=5.5, mew=0.6, zorder=4)
     if len(values):
@@ -196,7 +195,7 @@ def gains(published: pd.DataFrame, ours: pd.DataFrame) -> Figure:
     statement are drawn side by side.
     """
     claims = list(dict.fromkeys(ours.claim))
-    figure, ax = plt.subplots()
+    figure, ax = plt.subplots(figsize=(SIZE[0] + 1.4, SIZE[1]))
     for y, claim in enumerate(reversed(claims)):
         points, found = published.points[published.claim == claim], ours[ours.claim == claim]
         ax.plot(points, [y] * len(points), "D", mfc="white", mec=FAINT, ms=4, mew=0.9)
@@ -206,7 +205,7 @@ def gains(published: pd.DataFrame, ours: pd.DataFrame) -> Figure:
                 row.gain, at, fmt="o", ms=5, color=STATES[row.state], mec="white", mew=0.6, elinewidth=1.4, **bar
             )
     ax.axvline(0, color=INK, lw=0.7)
-    ax.set(xlabel="gain in accuracy (points); right of 0 as the paper says", ylim=(-0.6, len(claims) - 0.4))
+    ax.set(xlabel="gain in accuracy (points); right of 0: as the paper says", ylim=(-0.6, len(claims) - 0.4))
     steps = ours.drop_duplicates("claim").iloc[::-1]
     ax.set_yticks(
         range(len(claims)), [f"{a} over {b}" for a, b in zip(steps.above.map(row_name), steps.below.map(row_name))]
@@ -267,18 +266,6 @@ def bars(ax: Axes, p: np.ndarray, colour: str, truth: int) -> None:
     ax.plot(truth, -0.09, marker="^", ms=3, color=INK, clip_on=False)
     ax.set(ylim=(0, 1.2), xlim=(-0.6, len(p) - 0.4), xticks=[], yticks=[])
     ax.spines["left"].set_visible(False)
-
-
-def line(ax: Axes, done: Sequence[Mapping], value, colour: str, label: str, width: float = 1.3) -> None:
-    """Mean over seeds of a number of the history, in percent, with the range of the seeds."""
-    curves = [{h["step"]: 100 * value(h) for h in r["history"] if value(h) is not None} for r in done]
-    steps = sorted(set.intersection(*map(set, curves))) if curves else []
-    if not steps:
-        return
-    values = np.array([[curve[step] for step in steps] for curve in curves])
-    ax.plot(steps, values.mean(0), color=colour, lw=width, label=label)
-    if len(values) > 1:
-        ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
 
 
 def spread_out(n: int) -> np.ndarray:

@@ -5,8 +5,7 @@ A pair of columns "x" and "x ±" is printed as one; NaN is printed as nothing, a
 """
 
 import math
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ FORMATS |= {"disagreement": ".3f", "change": "+.2f", "memory": ".0f", "mean rank
 FORMATS |= dict.fromkeys(("silhouette", "separation", "alignment", "uniformity"), ".3f")
 FORMATS |= dict.fromkeys(("cosine", "between", "own", "others", "margin"), ".3f")
 FORMATS |= {"mean cosine": "z.2f", "smallest": "z.2f", "largest": "z.2f", "least L_t": ".1e"}
+FORMATS |= {"divergence": ".3f"}
 
 
 def show(frame: pd.DataFrame | pd.Series) -> Markdown:
@@ -34,33 +34,12 @@ def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
     """With its named index as columns, and methods by their titles."""
     frame = frame.to_frame() if isinstance(frame, pd.Series) else frame
     frame = frame.reset_index() if any(frame.index.names) else frame
-    return frame.assign(**{name: frame[name].map(row_name) for name in ("method", "above", "below") if name in frame})
-
-
-def text(frame: pd.DataFrame, wrap: Mapping[str, int] | None = None) -> str:
-    """Fixed-width text: a pair of columns "x", "x ±" becomes one, numbers right, words left, `wrap` folds columns."""
-    shown = _printed(frame)
-    if shown.empty:
-        return "(no rows)"
-    for column, width in (wrap or {}).items():
-        shown[column] = ["\n".join(textwrap.wrap(str(v), width)) for v in shown[column]]
-    cells = [[str(c).split("\n") for c in shown.columns]] + [
-        [str(v).split("\n") for v in row] for row in shown.to_numpy()
-    ]
-    widths = [max(len(part) for row in cells for part in row[i]) for i in range(shown.shape[1])]
-    right = [_numeric(frame, column) for column in shown.columns]
-    tall = [max(map(len, row)) for row in cells]
-    lines = []
-    for row, height in zip(cells, tall):
-        for k in range(height):
-            parts = [part[k] if k < len(part) else "" for part in row]
-            lines.append("  ".join(p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right)).rstrip())
-    rule = "  ".join("-" * w for w in widths)
-    return "\n".join([*lines[: tall[0]], rule, *lines[tall[0] :]])
+    named = [name for name in ("method", "above", "below") if name in frame]
+    return frame.assign(**{name: frame[name].map(row_name, na_action="ignore") for name in named})
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The same as a Markdown table."""
+    """The frame as a Markdown table: numbers right, words left."""
     shown = _printed(frame).map(lambda v: str(v).replace("|", "\\|").replace("\n", "; "))
     right = [_numeric(frame, column) for column in shown.columns]
     titles = [str(c).replace("\n", " ") for c in shown.columns]
@@ -76,7 +55,7 @@ def markdown(frame: pd.DataFrame) -> str:
 def save(frame: pd.DataFrame, folder: Path, stem: str, note: pd.DataFrame | str = "") -> None:
     """Write <stem>.md (with `note` above the table) and <stem>.csv, atomically; untouched where nothing changed."""
     frame = flat(frame).rename(columns=lambda c: str(c).replace("\n", " "))
-    head = markdown(flat(note)) if isinstance(note, pd.DataFrame) else f"```text\n{note}\n```\n" if note else ""
+    head = markdown(flat(note)) if isinstance(note, pd.DataFrame) else note
     body = f"{head}\n{markdown(frame)}" if head else markdown(frame)
     csv = frame.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     for suffix, content in ((".md", body), (".csv", csv)):

@@ -6,7 +6,7 @@ tests/test_readme.py compares the committed pages with what this module makes of
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fercore import files, paths
@@ -34,12 +34,17 @@ HEADLINES = (
     "sit-fer/delta",
     "sit-fer/reliable-pseudo-labels",
 )
+READ = """\
+Gains are points of accuracy, of one run over another with the same seed, labelled faces and start;
+± is their standard deviation, n the number of seeds. *Reproduced*: above 0 by more than the seeds'
+spread explains (one-sided, 95 %). *Partly*: above 0, but not by that much, or with one seed only.
+*Not run*: no record answers it."""
 TIMED = {"supervised": "labels only", "fixmatch": "FixMatch", "sitfer": "SIT-FER"}
 SEVENTH = {"ckplus": "neutral; contempt in last3"}  # the seventh class, where it is not neutral throughout
 NUMBERED = ("affectnet", "ckplus", "expw", "fer2013", "rafdb")  # labels are numbers; elsewhere the folders' names
 
 
-def pages(study: profiles.Profile | None = None, known: Sequence[Mapping] | None = None) -> dict[Path, dict[str, str]]:
+def pages(study: profiles.Profile | None = None, known: Iterable[Mapping] | None = None) -> dict[Path, dict[str, str]]:
     """Every page with made parts, and its parts by name; of the study's records, by default the committed ones."""
     study = profiles.load(STUDY) if study is None else study
     known = records.with_repeats(study.records) if known is None else known
@@ -88,24 +93,36 @@ def comparable(known: Iterable[Mapping], study: profiles.Profile) -> list[Mappin
 
 def verdicts(study: profiles.Profile, known: Iterable[Mapping]) -> str:
     """The table of HEADLINES: statement, published gain, ours, verdict, the command that makes the row again."""
-    runs, chosen = comparable(known, study), [claims.find(id) for id in HEADLINES]
-    printed = tables.claims_table(chosen, runs)
-    found = [claims.compare(claim, runs) for claim in chosen]
-    grounds = list(dict.fromkeys(ground(c) for one in found for c in one))
+    runs, states = comparable(known, study), []
+    found = [(claim, claims.compare(claim, runs)) for claim in map(claims.find, HEADLINES)]
+    grounds = list(dict.fromkeys(ground(c) for _, some in found for c in some))
     lines = ["| the paper says | published gain | our gain | verdict | command |", "|---|---|---|---|---|"]
-    for claim, points, ours in zip(chosen, printed["published"], found):
-        shown = [f"{_step(c, ours)}{gain(c)}{'' if len(grounds) == 1 else f' ({ground(c)})'}" for c in ours]
-        cells = [f"{claim.says} ({claim.table})", points, "\n".join(shown), tables.SAID[claims.state(claim, runs)]]
+    for claim, some in found:
+        several = len({c.above for c in some}) > 1
+        steps = [f"{tables.row_name(c.above)}: " if several else "" for c in some]
+        ours = [f"{s}{gain(c)}{f' ({ground(c)})' if len(grounds) > 1 else ''}" for s, c in zip(steps, some)]
+        states.append(tables.SAID[claims.combine(c.state for c in some)])
+        cells = [f"{claim.says} ({claim.table})", published(claim), "\n".join(ours), states[-1]]
         cells.append(f"`{command(study, claim.reproduced_by.notebook)}`" if claim.reproduced_by else "")
-        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    *first, last = [f"{states.count(state)} {state}" for state in tables.SAID.values() if state in states]
+    counted = f"{', '.join(first)} and {last}" if first else last
+    lines += ["", f"{len(states)} statements: {counted}. Tested on: {'; '.join(grounds) or 'nothing yet'}.", READ]
     repeated = repeated_runs.pairs(study)
-    said = [repeated_runs.said(repeated)] if len(repeated) else []
-    return "\n".join([*lines, "", summary(chosen, runs, grounds), *said])
+    return "\n".join([*lines, *([repeated_runs.said(repeated)] if len(repeated) else [])])
 
 
 def command(study: profiles.Profile, notebook: str) -> str:
     """What makes a notebook's table again."""
     return f"python -m fercore reproduce params/{study.name}.yaml --notebook {notebook}"
+
+
+def published(claim: claims.Claim) -> str:
+    """The paper's gains: each of up to two columns, else from the least to the largest."""
+    if len(claim.gains) <= 2:
+        return "\n".join(f"{points:+.2f} {claims.heading(column)}" for column, points in claim.gains)
+    points = [p for _, p in claim.gains]
+    return f"{min(points):+.2f} to {max(points):+.2f}\n({len(points)} columns)"
 
 
 def gain(c: claims.Comparison) -> str:
@@ -118,23 +135,7 @@ def gain(c: claims.Comparison) -> str:
 
 def ground(c: claims.Comparison) -> str:
     """The faces of a comparison, e.g. "FER2013, 2,000 labels"."""
-    return f"{tables.data_name(c.dataset)}, {tables.budget_name(c.labels)}"
-
-
-def summary(chosen: Sequence[claims.Claim], runs: Sequence[Mapping], grounds: Sequence[str]) -> str:
-    """How many statements are in which state, on which faces, and how to read the table."""
-    states = [claims.state(claim, runs) for claim in chosen]
-    said = [f"{states.count(state)} {tables.SAID[state]}" for state in claims.STATES if state in states]
-    lines = [f"{len(chosen)} statements: {tables.series(said)}. Tested on: {'; '.join(grounds) or 'nothing yet'}."]
-    lines.append("Gains are points of accuracy, of one run over another with the same seed, labelled faces and start;")
-    lines.append("± is their standard deviation, n the number of seeds. *Reproduced*: above 0 by more than the seeds'")
-    lines.append("spread explains (one-sided, 95 %). *Partly*: above 0, but not by that much, or with one seed only.")
-    return "\n".join([*lines, "*Not run*: no record answers it."])
-
-
-def _step(c: claims.Comparison, found: Sequence[claims.Comparison]) -> str:
-    """Which step of an order it is, where there are several."""
-    return f"{tables.row_name(c.above)}: " if len({other.above for other in found}) > 1 else ""
+    return f"{claims.data_name(c.dataset)}, {tables.budget_name(c.labels)}"
 
 
 def _cell(text: str) -> str:

@@ -92,7 +92,7 @@ def disk(study: profiles.Profile, missing: list[Run], known: Iterable[Mapping]) 
 # The report
 
 
-def hours(seconds: float) -> str:
+def hours(seconds: int | float) -> str:
     """Seconds as hours, or as minutes below one hour."""
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
 
@@ -102,11 +102,12 @@ def report(study: profiles.Profile, notebooks: Collection[str], device: torch.de
     runs, first = plan.runs(study, *notebooks), study.pretrain
     found = {*paths.RESULTS.glob("*/records.jsonl"), study.records}
     known = [record for file in sorted(found) for record in records.read(file)]
-    missing, rates = sweep.missing(study, runs), cost.rates(study.runs()[0], device, known)
+    one = study.runs()[0]  # a notebook may ask for none
+    missing, rates = sweep.missing(study, runs), cost.rates(one, device, known)
     spent = {config.key: cost.flops(config) / rates.get(config.method, rates[""]) for config in missing}
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     yield f"{study.name}: {len(missing)} of {len(runs)} runs are missing; nothing is trained now"
-    yield f"device: {devices.name(device)}{threads}, {devices.precision(study.runs()[0].precision, device)}"
+    yield f"device: {devices.name(device)}{threads}, {devices.precision(one.precision, device)}"
     yield ""
     yield f"{'method':<18} {'labels':>7} {'runs':>5}  {'images a step':>14}  {'a run':>10}  {'together':>10}  rate of"
     rows: dict[tuple[str, int], list[Run]] = {(config.method, config.labels): [] for config in runs}

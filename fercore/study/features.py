@@ -99,27 +99,21 @@ def make(record: Mapping, data: prepare.Data, results: Path, device: torch.devic
     if "text" in state:
         shown, anchors = F.normalize(model.to_text(found), dim=1).cpu(), F.normalize(state["text"], dim=1).cpu()
         numbers["text"] = _space("text", shown, labels, tensors) | _anchors(shown, labels, anchors, tensors)
-    return Extract(
-        config,
-        tuple(data.faces.classes),
-        numbers,
-        {
-            "data": {key: data.summary()[key] for key in ("name", "fingerprint", "test", "tested_on")},
-            "memory": held,
-            "chance": geometry.chance(labels),
-            "map": {"perplexity": geometry.PERPLEXITY, "seed": geometry.SEED, "neighbours": geometry.NEIGHBOURS},
-            "provenance": records.provenance(
-                device, "bf16" if model.bf16 else "fp32", time.perf_counter() - started, 1
-            ),
-        },
-        tensors,
-    )
+    precision, seconds = "bf16" if model.bf16 else "fp32", time.perf_counter() - started
+    about = {
+        "data": {key: data.summary()[key] for key in ("name", "fingerprint", "test", "tested_on")},
+        "memory": held,
+        "chance": geometry.chance(labels),
+        "map": {"perplexity": geometry.PERPLEXITY, "seed": geometry.SEED, "neighbours": geometry.NEIGHBOURS},
+        "provenance": records.provenance(device, precision, seconds, 1),
+    }
+    return Extract(config, tuple(data.faces.classes), numbers, about, tensors)
 
 
 def _space(name: str, x: Tensor, labels: Tensor, tensors: dict[str, Tensor]) -> dict:
     """The numbers of one space; into `tensors` its components and its map."""
     axes = geometry.principal(x, WIDTH[name])
-    stored = axes(x).half()
+    stored = geometry.reduced(axes, x).half()
     near, apart = geometry.purity(x, labels), geometry.silhouettes(x, labels)
     tensors |= {f"{name}.faces": stored, f"{name}.places": geometry.tsne(stored.float()).half()}
     tensors |= {f"{name}.silhouette": apart.half(), f"{name}.purity": near.half()}
@@ -129,7 +123,7 @@ def _space(name: str, x: Tensor, labels: Tensor, tensors: dict[str, Tensor]) -> 
         "separation": geometry.separation(x, labels),
         "alignment": geometry.alignment(x, labels),
         "uniformity": geometry.uniformity(x),
-        "kept": axes.kept,
+        "kept": float(axes.explained_variance_ratio_.sum()),
         "distance_error": geometry.distance_error(x, stored.float()),
     }
 
@@ -138,7 +132,7 @@ def _beside(name: str, guests: Tensor, x: Tensor, tensors: dict[str, Tensor]) ->
     """Guests [s, d] among the faces: components [s, p], places on the map [s, 2], nearest faces [s, NEAREST]."""
     nearest = similarity(guests, x).topk(min(NEAREST, len(x))).indices
     places = tensors[f"{name}.places"][nearest].float().median(1).values
-    return geometry.principal(x, WIDTH[name])(guests).half(), places.half(), nearest
+    return geometry.reduced(geometry.principal(x, WIDTH[name]), guests).half(), places.half(), nearest
 
 
 def _anchors(x: Tensor, labels: Tensor, anchors: Float[Tensor, "k t"], tensors: dict[str, Tensor]) -> dict:
@@ -202,9 +196,8 @@ def read(path: Path) -> Extract:
         if said.get("format") != FORMAT:
             raise ValueError(f"its format is {said.get('format')!r}, expected {FORMAT!r}")
         about = json.loads(said["about"])
-        extract = Extract(
-            Run.from_dict(about["config"]), tuple(about["classes"]), about["numbers"], about["about"], tensors
-        )
+        config, classes = Run.from_dict(about["config"]), tuple(about["classes"])
+        extract = Extract(config, classes, about["numbers"], about["about"], tensors)
         n = len(tensors["rows"])
         parts = ["labels", "said", *(f"{space}.{part}" for space in extract.numbers for part in ("faces", "places"))]
         if short := [name for name in parts if len(tensors[name]) != n]:
@@ -220,12 +213,7 @@ def read(path: Path) -> Extract:
 
 
 def run(
-    *,
-    results: Path,
-    runs: list[Run],
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    progress: bool = True,
+    *, results: Path, runs: list[Run], data_root: str | Path | None = None, device: str = "auto", progress: bool = True
 ) -> tuple[int, list[Run]]:
     """Make the extracts that are not there yet, of runs that are finished and kept, in `results`/features.
 

@@ -1,10 +1,13 @@
 """How faces lie on the unit sphere: how well classes are apart, how near their names are, and a map in the plane.
 
 Every function takes unit rows, so that squared Euclidean distance and cosine say the same: |x - y|^2 = 2 (1 - cos).
+scikit-learn is loaded when it is needed; where it is absent a UserError says so.
 """
 
+import importlib
 import warnings
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +21,22 @@ NEIGHBOURS = 10
 PERPLEXITY, SEED = 30.0, 0  # of t-SNE; scikit-learn's default perplexity
 
 
+def sklearn(module: str) -> ModuleType:
+    """A module of scikit-learn. Raises UserError where it is absent."""
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError:
+        raise UserError("features: the map needs scikit-learn (pip install 'fercore[study]')") from None
+
+
 def silhouettes(x: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
     """(b - a) / max(a, b) of every face, in [-1, 1] (Rousseeuw 1987): a is its mean cosine distance to its own class,
-    b to the nearest other one. 0 for the only face of its class.
+    b to the nearest other one. 0 for the only face of its class, and where there is one class alone.
     """
-    member = F.one_hot(labels).double()
-    counts, own = member.sum(0), member.bool()
-    distance = 1 - x.double() @ x.double().T
-    distance.fill_diagonal_(0)
-    sums = distance @ member
-    a = sums[own] / (counts[labels] - 1).clamp_min(1)
-    b = (sums / counts).masked_fill(own | (counts == 0), torch.inf).min(1).values
-    s = (b - a) / torch.maximum(a, b).clamp_min(1e-12)
-    return torch.where((counts[labels] > 1) & b.isfinite(), s, 0.0).float()
+    if not 1 < len(labels.unique()) < len(labels):
+        return torch.zeros(len(labels))
+    values = sklearn("metrics").silhouette_samples(x.double().numpy(), labels.numpy(), metric="cosine")
+    return torch.from_numpy(values).float()
 
 
 def purity(x: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], k: int = NEIGHBOURS) -> Float[Tensor, " n"]:
@@ -59,18 +65,16 @@ def separation(x: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> float:
 
 def alignment(x: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> float:
     """E |x - y|^2 over pairs (Wang and Isola 2020, eq. for L_align, alpha = 2); here the pairs are two faces of one
-    class, where theirs are two views of one picture. Less is closer.
+    class, where theirs are two views of one picture. Less is closer; 0 where no class has two faces.
     """
-    same = (labels[:, None] == labels).fill_diagonal_(False)
-    distance = 2 - 2 * x.double() @ x.double().T
-    return float(distance[same].mean()) if same.any() else 0.0
+    one, other = torch.triu_indices(len(x), len(x), 1)  # the pairs of pdist, in its order
+    same = labels[one] == labels[other]
+    return float(F.pdist(x.double()).square()[same].mean()) if same.any() else 0.0
 
 
 def uniformity(x: Float[Tensor, "n d"]) -> float:
     """log E exp(-2 |x - y|^2) over all pairs (Wang and Isola 2020, L_uniform with t = 2). Less is more spread out."""
-    distance = 2 - 2 * x.double() @ x.double().T
-    others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-    return float((-2 * distance[others]).exp().mean().log())
+    return float(F.pdist(x.double()).square().mul(-2).exp().mean().log())
 
 
 def class_means(x: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], classes: int) -> Float[Tensor, "k d"]:
@@ -78,27 +82,14 @@ def class_means(x: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], classes: i
     return F.normalize(F.one_hot(labels, classes).to(x.dtype).T @ x, dim=1)
 
 
-class Axes(NamedTuple):
-    """Principal components: the faces' mean, the directions, and the share of the variance that these keep."""
-
-    mean: Float[Tensor, " d"]
-    directions: Float[Tensor, "d p"]
-    kept: float
-
-    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
-        """Coordinates of rows of the same space."""
-        return (x - self.mean) @ self.directions
+def principal(x: Float[Tensor, "n d"], width: int) -> Any:
+    """The first principal components of the faces, fitted: scikit-learn's PCA, in double precision."""
+    return sklearn("decomposition").PCA(min(width, *x.shape), svd_solver="full").fit(x.double().numpy())
 
 
-def principal(x: Float[Tensor, "n d"], width: int) -> Axes:
-    """The first principal components of the faces; each points where its largest entry is positive."""
-    mean = x.mean(0)
-    _, scale, rows = torch.linalg.svd((x - mean).double(), full_matrices=False)
-    width = min(width, len(rows))
-    directions = rows[:width].T
-    sign = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-    kept = scale[:width].square().sum() / scale.square().sum().clamp_min(1e-12)
-    return Axes(mean, (directions * sign).to(x.dtype), float(kept))
+def reduced(axes: Any, x: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
+    """The coordinates of rows along fitted components."""
+    return torch.from_numpy(axes.transform(x.double().numpy())).float()
 
 
 def distance_error(x: Float[Tensor, "n d"], reduced: Float[Tensor, "n p"]) -> float:
@@ -111,14 +102,10 @@ def tsne(x: Float[Tensor, "n p"], perplexity: float = PERPLEXITY, seed: int = SE
     """A map in the plane that keeps neighbourhoods (t-SNE, van der Maaten and Hinton 2008), scaled to unit spread.
 
     It starts from the first two principal components, not from noise (Kobak and Berens 2019). Perplexity, the number
-    of neighbours that count, is lowered for few rows. Raises UserError where scikit-learn is absent.
+    of neighbours that count, is lowered for few rows.
     """
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        raise UserError("features: the map needs scikit-learn (pip install 'fercore[study]')") from None
     perplexity = min(perplexity, (len(x) - 1) / 3)
-    method = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
+    method = sklearn("manifold").TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn to itself
         places = method.fit_transform(x.double().cpu().numpy().astype(np.float32))
