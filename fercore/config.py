@@ -1,6 +1,7 @@
 """The configuration of one run: all that its record depends on, and nothing of where it ran."""
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import get_origin
 
 from fercore import files
@@ -78,7 +79,7 @@ class Run:
         if not 0 <= self.ema < 1 or not 0 <= self.validation < 1:
             raise UserError("ema and validation are shares: at least 0 and less than 1")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of the configuration; equal runs have equal keys on every machine."""
         return files.key_of(self.to_dict())

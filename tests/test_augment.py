@@ -23,26 +23,18 @@ def pixels(view):
 
 
 @pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [20, 24])
-def test_shape_type_memory_and_determinism(name, channels, size):
-    images = faces(c=channels)
+@pytest.mark.parametrize("channels, size", [(1, 20), (3, 24)])
+def test_shape_type_memory_and_draws(name, channels, size):
+    images, state = faces(c=channels), torch.get_rng_state()
     before = images.clone()
     one, two, other = (VIEWS[name](images, size, generator(0, name, step)) for step in (3, 3, 4))
     assert one.shape == (5, 3, size, size) and one.dtype == torch.float32 and one.device == images.device
     assert one.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(one, two) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
     assert torch.equal(images, before)  # the faces stay what they were
-    assert one.isfinite().all()
     values = pixels(one)
-    assert values.min() >= 0 and values.max() <= 255
-
-
-@pytest.mark.parametrize("name", VIEWS)
-def test_views_leave_the_global_generator_alone(name):
-    state = torch.get_rng_state()
-    VIEWS[name](faces(), 20, generator(0, name))
-    assert torch.equal(torch.get_rng_state(), state)
+    assert one.isfinite().all() and values.min() >= 0 and values.max() <= 255
 
 
 def test_normalise_as_a_loop():
@@ -82,41 +74,37 @@ def weak_as_a_loop(image, size, draws):
     return out
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_weak_equals_a_loop(seed):
-    images = faces(b=6, h=56, w=56)  # padding of 2
-    draws = torch.rand(6, 4, generator=generator(seed, "weak")).tolist()
+    images = faces(b=4, h=56, w=56)  # padding of 2
+    draws = torch.rand(4, 4, generator=generator(seed, "weak")).tolist()
     view = pixels(augment.weak(images, 56, generator(seed, "weak")))
     for image, row, out in zip(images, draws, view):
         assert torch.equal(out, weak_as_a_loop(image, 56, row))
 
 
 def test_weak_crops_and_flips_half_of_the_time():
-    image = faces(b=1, h=56, w=56)
-    view = pixels(augment.weak(image.expand(1000, -1, -1, -1), 56, generator(0, "weak"))).to(torch.uint8)
-    plain, mirrored = ((view == image).flatten(1).all(1), (view == image.flip(3)).flatten(1).all(1))
-    # Not cropped half of the time, and a crop of offset 0 one time in 25: 0.26 each.
-    assert plain.float().mean() == pytest.approx(0.26, abs=0.05)
-    assert mirrored.float().mean() == pytest.approx(0.26, abs=0.05)
+    image = faces(b=1, h=28, w=28)  # padding of 1
+    view = pixels(augment.weak(image.expand(1000, -1, -1, -1), 28, generator(0, "weak"))).to(torch.uint8)
+    # Not cropped half of the time, and a crop of offset 0 one time in 9: 0.28 each.
+    for seen in (image, image.flip(3)):
+        assert (view == seen).flatten(1).all(1).float().mean() == pytest.approx(0.28, abs=0.05)
     # The first row of a view is padding exactly where the crop went up.
     up = (view[:, :, 0] == 0).flatten(1).all(1)
-    assert up.float().mean() == pytest.approx(0.5 * 2 / 5, abs=0.05)
+    assert up.float().mean() == pytest.approx(0.5 / 3, abs=0.05)
 
 
 def test_cutout_is_a_square_of_bounded_area_in_grey():
     images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     out = augment.cutout(images, generator(0, "cutout"))
     hole = (out != 0).any(1)
-    assert torch.equal(out[:, :, :, :].permute(0, 2, 3, 1)[hole].unique(dim=0), torch.tensor([augment.FILL]).byte())
+    assert torch.equal(out.permute(0, 2, 3, 1)[hole].unique(dim=0), torch.tensor([augment.FILL]).byte())
     height, width = hole.any(2).sum(1), hole.any(1).sum(1)
     assert torch.equal(height * width, hole.sum((1, 2)))  # a rectangle
     assert height.max() <= 16 and width.max() <= 16 and height.max() >= 14
     assert 0.1 < hole.float().mean() * 4 < 0.45  # side uniform in [0, 16]: a third of the largest, less the borders
-
-
-def test_cutout_of_grey_faces():
-    out = augment.cutout(torch.zeros(50, 1, 32, 32, dtype=torch.uint8), generator(0, "cutout"))
-    assert set(out.unique().tolist()) == {0, augment.FILL[1]}
+    grey = augment.cutout(torch.zeros(50, 1, 32, 32, dtype=torch.uint8), generator(0, "cutout"))
+    assert set(grey.unique().tolist()) == {0, augment.FILL[1]}
 
 
 def test_rand_augment_draws_three_operations_from_the_generator(monkeypatch):
@@ -163,12 +151,8 @@ def test_every_operation_at_both_ends_of_its_range(name, channels):
         assert out.shape == images.shape and out.dtype == torch.uint8
     if low != high and not (channels == 1 and name == "Color"):
         assert not torch.equal(operation(images, float(low)), operation(images, float(high)))
-
-
-def test_enhancements_only_attenuate():
-    images = faces()
-    brightness, low, high = augment.OPERATIONS["Brightness"]
-    assert (brightness(images, low) <= images).all() and (brightness(images, high) <= images).all()
+    if name == "Brightness":  # which only attenuates, as in the released code
+        assert all((operation(images, value) <= images).all() for value in (low, high))
 
 
 def test_translation_goes_by_its_share_of_the_width():
@@ -178,20 +162,12 @@ def test_translation_goes_by_its_share_of_the_width():
         assert torch.equal(moved.narrow(axis, 6, 14), images.narrow(axis, 0, 14)), name
 
 
-def smooth(b=64, size=32):
-    """White above, black below: shows which way is up."""
-    images = torch.zeros(b, 1, size, size, dtype=torch.uint8)
-    images[:, :, : size // 2] = 200
-    return images
-
-
 def test_contrastive_stays_upright_and_mirrors_half_of_the_time():
-    view = augment.contrastive(smooth(200), 32, generator(0, "contrastive"))[:, 0]
-    above, below = view[:, :8].mean((1, 2)), view[:, 24:].mean((1, 2))
-    assert (above > below).all()
-    image = torch.zeros(200, 1, 32, 32, dtype=torch.uint8)
-    image[..., :16] = 200
-    view = augment.contrastive(image, 32, generator(1, "contrastive"))[:, 0]
+    upright, sideways = torch.zeros(2, 200, 1, 32, 32, dtype=torch.uint8)
+    upright[:, :, :16] = sideways[..., :16] = 200
+    above = augment.contrastive(upright, 32, generator(0, "contrastive"))[:, 0]
+    assert (above[:, :8].mean((1, 2)) > above[:, 24:].mean((1, 2))).all()
+    view = augment.contrastive(sideways, 32, generator(1, "contrastive"))[:, 0]
     right = (view[:, :, 24:].mean((1, 2)) > view[:, :, :8].mean((1, 2))).float().mean()
     assert right == pytest.approx(0.5, abs=0.12)
 

@@ -1,14 +1,15 @@
-"""The cost of a run: counted images and operations, seconds from records or from a rate."""
+"""The cost of a run: counted images and operations, and the rate of a device."""
+
+import math
+import statistics
 
 import pytest
 import synthetic
 import torch
 
-from fercore import files
-from fercore.bench import step
 from fercore.config import Run
-from fercore.methods import METHODS
-from fercore.study import cost, records
+from fercore.study import cost
+from fercore.training import devices, timing
 
 CPU = torch.device("cpu")
 B, M = 3, 4  # labelled and unlabelled faces of a step
@@ -35,9 +36,9 @@ def config(method="fixmatch", **changes):
     return Run("fer2013", method, 400, **({"steps": 1000, "batch": B, "unlabelled_batch": M} | changes))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_images_of_a_step(method):
-    assert tuple(cost.images(config(method))) == IMAGES[method]
+@pytest.mark.parametrize("method, passes", IMAGES.items())
+def test_images_of_a_step(method, passes):
+    assert cost.images(config(method)) == passes
 
 
 def test_images_follow_variant_and_options():
@@ -46,17 +47,28 @@ def test_images_follow_variant_and_options():
 
 
 def test_operations_of_an_image():
-    forward = cost.operations("resnet18", 224).guessed
-    assert forward == pytest.approx(2 * 1.814e9, rel=0.01)  # torchvision states 1.814 G multiply-adds
-    assert cost.operations("resnet18", 448).guessed == pytest.approx(4 * forward, rel=0.001)
+    there_and_back, there = cost.operations("resnet18", 224)
+    assert there == pytest.approx(2 * 1.814e9, rel=0.01)  # torchvision states 1.814 G multiply-adds
+    assert cost.operations("resnet18", 448)[1] == pytest.approx(4 * there, rel=0.001)
     # Backward is twice forward, but for the gradient of the pixels.
-    assert 2.8 < cost.operations("resnet18", 224).trained / forward < 3
+    assert 2.8 < there_and_back / there < 3
 
 
-def test_work_is_steps_and_evaluations():
-    one = cost.operations("resnet18", 48)
-    wanted = 1000 * ((B + M) * one.trained + M * one.guessed) + 20 * 3589 * one.guessed
-    assert cost.work(config(image_size=48)) == pytest.approx(wanted)
+def test_flops_are_steps_and_evaluations():
+    there_and_back, there = cost.operations("resnet18", 48)
+    wanted = 1000 * ((B + M) * there_and_back + M * there) + 20 * 3589 * there
+    assert cost.flops(config(image_size=48)) == pytest.approx(wanted)
+
+
+def test_what_cannot_make_a_step_has_no_end():
+    assert cost.flops(config("fixmatch/nothing", image_size=48)) == math.inf
+
+
+def test_equal_runs_are_counted_once(monkeypatch):
+    made, small = [], cost.small
+    monkeypatch.setattr(cost, "small", lambda run: made.append(run) or small(run))
+    first, second = (config("sitfer", options={"tau": 0.123}, seed=seed, steps=100 + seed) for seed in range(2))
+    assert cost.images(first) == cost.images(second) and len(made) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,46 +91,44 @@ def test_faces_of_a_data_set(name, options, counts):
 
 def measured(method, seconds, **changes):
     """A record of this device at 1,000 steps."""
-    record = synthetic.run("fixmatch", 0)
-    record["config"] = config(method, **({"image_size": 48} | changes)).to_dict()
-    where = {"device": records.device_name(CPU), "threads": torch.get_num_threads(), "precision": "fp32"}
-    record["provenance"] = synthetic.PROVENANCE | where | {"seconds": seconds}
-    return record | {"key": files.key_of(record["config"])}
+    made = config(method, **({"image_size": 48, "encoder": "toy"} | changes))
+    where = {"device": devices.name(CPU), "threads": torch.get_num_threads(), "precision": "fp32"}
+    record = {"key": made.key, "kind": "run", "status": "finished", "config": made.to_dict()}
+    return record | {"provenance": synthetic.PROVENANCE | where | {"seconds": seconds}}
 
 
 @pytest.fixture
-def no_bench(monkeypatch):
-    monkeypatch.setattr(cost, "small", lambda *args: pytest.fail("timed, though there are records"))
+def timed(monkeypatch):
+    """The cases that are timed; each takes two seconds."""
+    seen = []
+    monkeypatch.setattr(timing, "medians", lambda cases, *given: seen.extend(cases) or dict.fromkeys(cases, 2000.0))
+    return seen
 
 
-def test_hours_are_those_of_records(monkeypatch):
-    run = config(image_size=48, precision="fp32")
+def test_a_rate_is_that_of_records_by_method_else_of_all(timed):
     known = [measured("fixmatch", 100.0, seed=seed) for seed in range(2)] + [measured("fixmatch", 400.0, seed=2)]
-    time = cost.clock(run, CPU, known)
-    assert time.seconds(run) == (100.0, True)
-    assert time.seconds(config(image_size=48, steps=3000)) == (300.0, True)
-    other, counted = config("mixmatch", image_size=48), cost.work(config("mixmatch", image_size=48))
-    assert time.seconds(other) == (pytest.approx(100 * counted / cost.work(run)), False)
-    assert not time.seconds(config(image_size=48, batch=8))[1]
-    assert time.source == "the median of 3 records"
+    known += [measured("mixmatch", 50.0), {"key": "x", "kind": "pretrain", "status": "finished", "config": {}}]
+    known += [measured("fixmatch", 1.0) | {"status": "failed"}, measured("unheard", 1.0)]
+    run = config(image_size=48, encoder="toy", precision="fp32")
+    rates = cost.rates(run, CPU, known)
+    assert not timed and rates.keys() == {"", "fixmatch", "mixmatch"}
+    assert rates["fixmatch"] == pytest.approx(cost.flops(run) / 100)
+    mixmatch = cost.flops(config("mixmatch", image_size=48, encoder="toy")) / 50
+    assert rates["mixmatch"] == pytest.approx(mixmatch)
+    assert rates[""] == pytest.approx(statistics.median([*[cost.flops(run) / s for s in (100, 100, 400)], mixmatch]))
 
 
 @pytest.mark.parametrize(
     "key, value",
     [("device", "cpu: another"), ("threads", 99), ("precision", "bf16"), ("image_size", 64), ("seconds", 0.0)],
 )
-def test_records_of_another_kind_give_no_hours(monkeypatch, key, value):
+def test_records_of_another_kind_give_no_rate(timed, key, value):
     record = measured("fixmatch", 100.0)
-    part = "config" if key in record["config"] and key != "precision" else "provenance"
-    record[part] |= {key: value}
-    monkeypatch.setattr(step, "medians", lambda cases, repeats, device: dict.fromkeys(cases, 2000.0))
-    run = config(image_size=48, precision="fp32")
-    time = cost.clock(run, CPU, [record])
-    per_step = cost.work(config(image_size=48, steps=1, evaluations=1)) - 3589 * cost.operations("resnet18", 48).guessed
-    assert time.rate == pytest.approx(per_step / 2) and "measured now" in time.source
-    assert time.seconds(run) == (pytest.approx(cost.work(run) / time.rate), False)
+    record["config" if key == "image_size" else "provenance"] |= {key: value}
+    run = config(image_size=48, encoder="toy", precision="fp32")
+    assert cost.rates(run, CPU, [record]) == {"": pytest.approx(cost.step_flops(run) / 2)} and timed == ["fixmatch"]
 
 
 def test_the_rate_is_measured():
-    time = cost.clock(config(image_size=24, encoder="toy", precision="fp32"), CPU, [])
-    assert time.rate > 0 and not time.measured
+    rates = cost.rates(config(image_size=24, encoder="toy", precision="fp32"), CPU, [])
+    assert rates.keys() == {""} and rates[""] > 0

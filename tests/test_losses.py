@@ -80,14 +80,3 @@ def test_schedules_as_shares_of_the_learning_rate():
     shares = [loop.schedule(cosine, step) for step in (0, 100, 200, 300, 400)]
     assert shares == pytest.approx([1.0, 0.9415, 0.7730, 0.5141, 0.1951], abs=1e-4)
     assert {loop.schedule(toy.config(steps=50), step) for step in range(50)} == {1.0}
-
-
-def test_every_optimiser_follows_the_schedule_from_its_own_rate(toy_root):
-    training = toy.set_up(toy.config("supervised", schedule="cosine", steps=4, lr=0.01), toy_root)
-    head = [*training.model.classifier.parameters()]
-    training.optimisers = {"body": training.optimisers["all"], "head": torch.optim.SGD(head, lr=0.5)}
-    for step in range(3):
-        loop.train_step(training, step)
-        share = math.cos(7 * math.pi * step / 64)
-        rates = [optimiser.param_groups[0]["lr"] for optimiser in training.optimisers.values()]
-        assert rates == pytest.approx([0.01 * share, 0.5 * share])

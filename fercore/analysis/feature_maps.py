@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from fercore.analysis import claims, tables
+from fercore.analysis import claims
 from fercore.config import Run
 from fercore.study import records
 from fercore.study.features import Extract
@@ -31,18 +31,19 @@ SHARES = ("accuracy", "purity", "kept", "distance_error")
 
 
 def table(extracts: Iterable[Extract]) -> pd.DataFrame:
-    """A tidy table, a row for each extract and space: row seed space, and its numbers.
+    """A tidy table, a row for each extract and space: row seed space, its numbers, and what read the weights.
 
     accuracy: of the classifier, in the space `text` of the nearest prompt. margin: cosine of the class means to their
     own prompts over that to the others. kept, distance_error: of the variance, and of the mean distance, by the
-    reduction before the map (%); no other number is taken after it.
+    reduction before the map (%); no other number is taken after it. Then source, device and seconds.
     """
-    lines = []
-    for e in extracts:
-        for space, numbers in e.numbers.items():
-            said = {name: value for name, value in numbers.items() if name != "anchors"}
-            lines.append(_about(e) | {"space": space} | said)
-    out = pd.DataFrame(lines, columns=["row", "seed", "space", *NUMBERS, "margin", "kept", "distance_error"])
+    lines = [
+        _about(e) | {"space": space} | numbers | e.about["provenance"]
+        for e in extracts
+        for space, numbers in e.numbers.items()
+    ]
+    numbers, made = [*NUMBERS, "margin", "kept", "distance_error"], ["source", "device", "seconds"]
+    out = pd.DataFrame(lines, columns=["row", "seed", "space", *numbers, *made]).astype(dict.fromkeys(numbers, float))
     out[[*SHARES]] *= 100
     return _sorted(out)
 
@@ -55,7 +56,7 @@ def faces(extracts: Iterable[Extract], space: str = "embedding") -> pd.DataFrame
             apart, near = (e.tensors[f"{space}.{name}"].double() for name in ("silhouette", "purity"))
             said = {"face": e.tensors["rows"], "silhouette": apart, "purity": 100 * near}
             parts.append(pd.DataFrame(_about(e) | said))
-    return _sorted(pd.concat(parts[1:] or parts, ignore_index=True))
+    return _sorted(pd.concat(parts[1:] or parts)).astype({"silhouette": float, "purity": float})
 
 
 def prompts(extracts: Iterable[Extract]) -> pd.DataFrame:
@@ -128,8 +129,8 @@ def judged(gaps: pd.Series) -> pd.DataFrame:
         state = "real" if c.needed and abs(c.gain) > c.needed else "within the spread" if c.n > 1 else "one seed"
         lines[key] = {"n": c.n, "difference": c.gain, "error": c.error, "needed": c.needed}
         lines[key]["it is"] = state if c.n else "not read"
-    out = pd.DataFrame(lines.values(), columns=["n", "difference", "error", "needed", "it is"])
-    out.index = pd.MultiIndex.from_tuples(lines, names=["number", "row"]) if lines else out.index
+    index = pd.MultiIndex.from_tuples(lines, names=["number", "row"])
+    out = pd.DataFrame(lines.values(), index, ["n", "difference", "error", "needed", "it is"])
     return out.astype(dict.fromkeys(("difference", "error", "needed"), float))
 
 
@@ -138,11 +139,11 @@ def setting(extracts: Sequence[Extract]) -> pd.DataFrame:
     lines = []
     for e in {tuple(e.tensors["rows"].tolist()): e for e in extracts}.values():
         of, counts = e.about["data"], np.bincount(e.tensors["labels"], minlength=len(e.classes))
-        name = f"{tables.data_name(of['name'])} ({of['tested_on']}, {of['fingerprint']})"
+        name = f"{claims.data_name(of['name'])} ({of['tested_on']}, {of['fingerprint']})"
         lines.append(("faces", f"{counts.sum():,} of {of['test']:,} test faces of {name}"))
         lines.append(("classes", ", ".join(f"{name} {n}" for name, n in zip(e.classes, counts))))
         lines.append(("by chance", f"a purity of {100 * e.about['chance']:.1f} %"))
-    for of in tables.unique(e.about["map"] for e in extracts):
+    for of in {str(e.about["map"]): e.about["map"] for e in extracts}.values():
         lines.append(("purity", f"among the {of['neighbours']} nearest faces"))
         lines.append(("maps", "t-SNE, perplexity {perplexity:g}, seed {seed}, begun at two components".format(**of)))
     if extracts:
@@ -151,13 +152,6 @@ def setting(extracts: Sequence[Extract]) -> pd.DataFrame:
         lost = f"{lost.min():.1f} to {lost.max():.1f} %"
         lines.append(("mapped", f"the components stored: {shares}; distances are off by {lost} on average"))
     return pd.DataFrame(lines or [("features", "none")], columns=["what", "in all rows"])
-
-
-def provenance(extracts: Iterable[Extract]) -> pd.DataFrame:
-    """What read the weights: code, device and seconds of each extract."""
-    keys = ("source", "device", "seconds")
-    lines = [_about(e) | {key: e.about["provenance"][key] for key in keys} for e in extracts]
-    return _sorted(pd.DataFrame(lines, columns=["row", "seed", *keys]))
 
 
 def first(extracts: Iterable[Extract], space: str = "embedding") -> list[Extract]:

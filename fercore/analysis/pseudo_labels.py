@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fercore import data
-from fercore.analysis import claims, significance, tables
+from fercore.analysis import claims, significance
 from fercore.config import Run
 from fercore.fusion import divergence, entropy, fuse
 from fercore.methods import resolve
@@ -109,7 +109,7 @@ ENTROPIES = ("divergence", "H_levels", "H_fused")
 
 def _rows(dump: Dump, at: int, classes: Sequence[str]) -> pd.DataFrame:
     levels, names = look(dump, at), np.array(dump.classes)
-    rows = {"data": f"{tables.data_name(dump.config.dataset)}/{dump.config.labels}", "seed": dump.config.seed}
+    rows = {"data": f"{claims.data_name(dump.config.dataset)}/{dump.config.labels}", "seed": dump.config.seed}
     rows |= {"step": dump.steps[at], "face": dump.rows, "true": pd.Categorical(names[dump.labels], classes)}
     for level, p in levels.items():
         top, named = p.max(1)
@@ -137,17 +137,20 @@ def by_level(faces: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(out, ignore_index=True).dropna(subset="named")
 
 
-def tested(counts: pd.DataFrame) -> pd.DataFrame:
+def tested(counts: pd.DataFrame, family: str = "") -> pd.DataFrame:
     """Of so many `faces` so many `corrected` and `corrupted`: their difference in points, its 95 % interval, and p.
 
     The interval is over the faces, p is that of an exact sign test. Both take the trained network as given: they say
-    nothing of other seeds.
+    nothing of other seeds. p, Holm: corrected over the rows that agree in the level `family` of the index.
     """
     numbers = [counts[name].tolist() for name in ("corrected", "corrupted", "faces")]
     out = counts.assign(difference=100 * (counts.corrected - counts.corrupted) / counts.faces)
-    limits = np.array([significance.counted_interval(*line) for line in zip(*numbers)]).reshape(-1, 2)
-    out[["lower", "upper"]] = 100 * limits
-    return out.assign(p=[significance.sign_test(*line) for line in zip(*numbers[:2])])
+    limits = [significance.counted_interval(*line) for line in zip(*numbers)]
+    out[["lower", "upper"]] = 100 * np.array(limits).reshape(-1, 2)
+    out["p"] = [significance.sign_test(*line) for line in zip(*numbers[:2])]
+    if family:
+        out["p, Holm"] = out.groupby(family).p.transform(lambda p: significance.holm(p.tolist()))
+    return out
 
 
 def parts(faces: pd.DataFrame) -> pd.Series:
@@ -207,13 +210,13 @@ def sources(study: profiles.Profile, found: Iterable[Dump]) -> pd.DataFrame:
     rows = []
     for dump in found:
         known = records.finished(records.read(dump.path.parent.parent / "records.jsonl")).get(dump.config.key)
-        row = {"data": f"{tables.data_name(dump.config.dataset)}/{dump.config.labels}", "seed": dump.config.seed}
+        row = {"data": f"{claims.data_name(dump.config.dataset)}/{dump.config.labels}", "seed": dump.config.seed}
         row |= {"faces": len(dump.rows), "steps": ", ".join(map(str, dump.steps))}
         row |= {"made": f"{dump.about['provenance']['device']}, {dump.about['provenance']['finished'][:10]}"}
         row["accuracy"] = 100 * dump.about["metrics"]["classifier"]["accuracy"]
         rows.append(row | {"on record": claims.measure(known) if known else np.nan})
     if all(dump.path.parent.parent != study.results for dump in found):
         absent = dict.fromkeys(("seed", "faces", "steps"), "")
-        rows.insert(0, {"data": tables.data_name(study.dataset), **absent, "made": claims.NOT_RUN})
+        rows.insert(0, {"data": claims.data_name(study.dataset), **absent, "made": claims.NOT_RUN})
     columns = ["data", "seed", "faces", "steps", "made", "accuracy", "on record"]
     return pd.DataFrame(rows, columns=columns)

@@ -129,6 +129,7 @@ def rates(config: Run, device: torch.device, known: Iterable[Mapping]) -> dict[s
     if measured:
         together = statistics.median(rate for found in measured.values() for rate in found)
         return {"": together} | {method: statistics.median(found) for method, found in measured.items()}
-    run = small(replace(config, method="fixmatch", options={}), config.image_size, config.encoder, str(device))
+    config = replace(config, method="fixmatch", options={})
+    run = small(config, config.image_size, config.encoder, str(device))
     ms = timing.medians({"fixmatch": partial(loop.train_step, run)}, 1, device)["fixmatch"]
-    return {"": 1000 * step_flops(run.config) / ms}
+    return {"": 1000 * step_flops(config) / ms}

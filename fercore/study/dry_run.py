@@ -1,6 +1,6 @@
 """What a study will take: `python -m fercore reproduce PARAMS --dry-run`. Needs no data, no weights, no training."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def hours(seconds: int | float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
 
 
-def report(study: profiles.Profile, notebooks: list[str], device: torch.device) -> Iterator[str]:
+def report(study: profiles.Profile, notebooks: Collection[str], device: torch.device) -> Iterator[str]:
     """Lines of `python -m fercore reproduce PARAMS --dry-run`."""
     runs, first = plan.runs(study, *notebooks), study.pretrain
     found = {*paths.RESULTS.glob("*/records.jsonl"), study.records}
@@ -135,7 +135,7 @@ def report(study: profiles.Profile, notebooks: list[str], device: torch.device) 
     yield "notebook: the missing runs that it asks for (a run is made once, whichever notebooks share it)"
     for name in notebooks:
         wanted = [spent[config.key] for config in plan.of_notebook(study, name) if config.key in spent]
-        yield f"  {name:<36} {len(wanted):>5} runs  {hours(sum(wanted)):>10}"
+        yield f"  {name:<36} {len(wanted):>5} runs  {hours(sum(wanted, 0.0)):>10}"
     if missing:
         yield f"\ndisk: {study.results}"
         for what, size, remark in disk(study, missing, known):
