@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
+from IPython.display import display
 
 from fercore import paths
 from fercore.analysis import one_step, paper_vs_code
@@ -166,6 +167,7 @@ def execute(monkeypatch):
 
     def run(name, given):
         module = ModuleType(f"notebook_{name}")
+        module.display = display
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.chdir(paths.NOTEBOOKS)
         for number, cell in enumerate(cells(name)):
