@@ -555,7 +555,7 @@ def test_more_labels_than_faces_and_nothing_left_unlabelled(toy_root):
         ({"start": "file:"}, r"start: 'file:' is unknown"),
         ({"start": "file:absent.pt"}, r"absent.pt: no such weights file"),
         ({"start": "pretrain:0123456789abcdef"}, r"0123456789abcdef.safetensors: this start is missing"),
-        ({"encoder": "resnet99"}, r"encoder: 'resnet99' is unknown"),
+        ({"encoder": "resnet99"}, r"encoder: 'resnet99' is unknown; choose one of resnet18, resnet50"),
         ({"precision": "fp8"}, r"precision: 'fp8' is unknown"),
         ({"text": "word2vec"}, r"text: 'word2vec' is unknown"),
         ({"dataset": "fer2012"}, r"unknown data set 'fer2012'"),
