@@ -218,7 +218,7 @@ def test_cells_at_toy_size(name, folder, execute):
 def test_cells_without_data_or_records(name, folder, execute, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     results = folder / "absent"
-    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, file, **how: file.write_bytes(b"made, not rendered"))
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, file, **how: file.write(b"made, not rendered"))
     execute(name, {"profile": str(folder / "absent.yaml"), "results": str(results)})
     assert not (results / "records.jsonl").exists()
 
