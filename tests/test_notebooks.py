@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
+from IPython.display import display
 
 from fercore import paths
 from fercore.analysis import one_step, paper_vs_code
@@ -166,6 +167,7 @@ def execute(monkeypatch):
 
     def run(name, given):
         module = ModuleType(f"notebook_{name}")
+        module.display = display
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.chdir(paths.NOTEBOOKS)
         for number, cell in enumerate(cells(name)):
@@ -216,7 +218,7 @@ def test_cells_at_toy_size(name, folder, execute):
 def test_cells_without_data_or_records(name, folder, execute, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     results = folder / "absent"
-    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, file, **how: file.write_bytes(b"made, not rendered"))
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, file, **how: file.write(b"made, not rendered"))
     execute(name, {"profile": str(folder / "absent.yaml"), "results": str(results)})
     assert not (results / "records.jsonl").exists()
 
