@@ -23,7 +23,7 @@ study: .venv/installed
 
 test: .venv/installed
 	$(BIN)/lint-imports --no-logo --no-cache
-	$(BIN)/python -m pytest $(TWO) tests
+	$(BIN)/python -m pytest $(TWO) -p no:nbval tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) --nbval notebooks
 
 lab: .venv/installed

@@ -13,25 +13,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 install_import_hook("fercore", "beartype.beartype")
 
 import pytest  # noqa: E402
-import toy  # noqa: E402
-import yaml  # noqa: E402
+
+# Whatever needs torch is imported late, by who asks for it: the process that only hands out tests starts without it.
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """No test reads or fills the user's cache."""
+    """No test reads or fills the user's cache; the toy encoder is known by its name."""
+    import toy  # noqa: F401
+
     os.environ["FERCORE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory):
     """The made-up data set, written once; tests only read it."""
+    import toy
+
     return toy.write_faces(tmp_path_factory.mktemp("toy") / "faces")
 
 
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
     """A function that writes toy.PROFILE with these changes (None: without the key) as toy.yaml; returns its path."""
+    import toy
+    import yaml
+
     monkeypatch.delenv("FERCORE_DATA", raising=False)
 
     def write(**changes):
@@ -97,7 +104,7 @@ def refused(call):
 @pytest.fixture
 def fork(monkeypatch):
     """Start a function of child.py in a process of its own: fork(function, *arguments) -> the process."""
-    from child import FORKED  # late: only the first of such tests waits for it
+    from child import FORKED
 
     from fercore import paths
 

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 
 from fercore.bench import released, step
 from fercore.errors import UserError
-from fercore.training import timing
+from fercore.training import devices, loop, timing
 
+CPU = torch.device("cpu")
 TINY = {"size": 32, "narrow": 16, "slots": (8, 16), "batch": 2, "native": 24}
 
 
 @pytest.fixture(scope="module")
 def lines():
-    return list(step.step(1, torch.device("cpu"), **TINY))
+    return list(step.step(1, CPU, **TINY))
 
 
 def of(lines, kind):
@@ -33,9 +34,9 @@ def test_the_released_vote_is_the_largest_cosine_of_each_class():
 
 
 def test_a_released_step_trains_and_overwrites_its_memory():
-    run = step.training(8, size=32, native=24, batch=2, device=torch.device("cpu"))
-    theirs = released.Released(run.labels.tolist(), 7, 1e-3, run.device)
-    batch = step.train.make_batch(run, 0)[0]
+    run = step.training(8, size=32, native=24, batch=2, device=CPU)
+    theirs = released.Released(run.views.labels.tolist(), 7, 1e-3, run.device)
+    batch = loop.batch(run, 0)[0]
     weights, memory = theirs.classifier.weight.clone(), theirs.memory.clone()
     theirs.step(batch)
     assert not torch.equal(theirs.classifier.weight, weights)
@@ -44,7 +45,7 @@ def test_a_released_step_trains_and_overwrites_its_memory():
 
 
 def test_the_memory_is_full_and_stays_full():
-    run = step.training(8, size=32, native=24, batch=2, device=torch.device("cpu"))
+    run = step.training(8, size=32, native=24, batch=2, device=CPU)
     small = step.with_memory(run, 4)
     step.ours(small)(0)
     assert len(small.state.memory.valid) == 4 and small.state.memory.valid.all()
@@ -54,7 +55,7 @@ def test_the_memory_is_full_and_stays_full():
 def test_every_case_is_timed_in_every_round_and_the_first_does_not_count():
     seen = []
     cases = {name: lambda number, name=name: seen.append((number, name)) for name in "ab"}
-    assert timing.medians(cases, 2, torch.device("cpu")).keys() == {"a", "b"}
+    assert timing.medians(cases, 2, CPU).keys() == {"a", "b"}
     assert seen == [(number, name) for number in range(3) for name in "ab"]
 
 
@@ -90,6 +91,14 @@ def test_a_target_is_reached_or_missed(value, target, said):
     assert step.line("ratio", "a / b", value, "", target).endswith(f"target {target}: {said}")
 
 
+@pytest.mark.parametrize("has", [("amx_bf16", "avx512_bf16"), ("avx512_bf16",), ()])
+def test_the_head_says_what_the_machine_multiplies_in(has, monkeypatch):
+    monkeypatch.setattr(devices, "capabilities", lambda: {"avx2": True, **dict.fromkeys(has, True)})
+    head = next(step.step(1, CPU, **TINY))
+    assert f"; {' and '.join(has) or 'neither amx_bf16 nor avx512_bf16'}; " in head
+    assert f"backbone in {'bf16' if has else 'fp32'}" in head
+
+
 def test_no_round_is_an_error():
     with pytest.raises(UserError, match="at least one round"):
-        next(step.step(0, torch.device("cpu")))
+        next(step.step(0, CPU))

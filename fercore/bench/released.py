@@ -24,9 +24,9 @@ def vote(
     cosine = embedding @ memory.T
     best = cosine.new_zeros(len(embedding), classes)
     for i in range(len(embedding)):
-        for j, name in enumerate(labels):
-            if cosine[i, j] > best[i, name]:
-                best[i, name] = cosine[i, j]
+        for j, label in enumerate(labels):
+            if cosine[i, j] > best[i, label]:
+                best[i, label] = cosine[i, j]
     return best
 
 
@@ -59,8 +59,8 @@ class Released:
             weak = self.encode(batch.weak[0])
             instance = vote(weak, self.memory, self.labels, self.classes)
             p = (0.3 * self.classifier(weak) + 0.2 * weak @ prompts.T + 0.5 * instance).softmax(1)
-            confidence, name = p.max(1)
-        unlabelled = F.cross_entropy(self.classifier(strong), name, reduction="none") * (confidence > 0.75)
+            confidence, pseudo_label = p.max(1)
+        unlabelled = F.cross_entropy(self.classifier(strong), pseudo_label, reduction="none") * (confidence > 0.75)
         total = 0.4 * F.cross_entropy(self.classifier(labelled), batch.labels) + 0.2 * unlabelled.mean()
         total = total + 0.4 * F.cross_entropy(labelled @ prompts.T, batch.labels)
         self.optimiser.zero_grad()

@@ -78,7 +78,7 @@ def there_and_back(network: nn.Module, images: Tensor, bf16: bool) -> Callable[[
 
 
 def ours(run: loop.Training) -> Callable[[int], None]:
-    """A training step, as `train.run` takes it."""
+    """A training step, as loop.run takes it."""
     return partial(loop.train_step, run)
 
 
@@ -150,7 +150,7 @@ def step(
     native: int = 100,
     product: int = 8192,
 ) -> Iterator[str]:
-    """Lines of `python -m fercore bench step`; its targets are those of two cores. Raises UserError.
+    """Lines of `python -m fercore bench step`; its targets are for two cores that have BF16. Raises UserError.
 
     `slots`: memory sizes; `native`: pixels of the stored faces; `product`: side of the square matrix
     product whose rate, in the backbone's precision, makes a GPU's floor.
@@ -162,7 +162,10 @@ def step(
     precision, bf16 = run.precision, run.precision == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float32
     origin = records.provenance(device, precision, 0.0, 1)
-    yield f"{origin['device']}; {origin['threads']} threads; backbone in {precision}; torch {torch.__version__}"
+    has = [name for name in devices.BF16 if devices.capabilities().get(name)]
+    by = " and ".join(has) or "neither " + " nor ".join(devices.BF16)
+    can = "" if device.type == "cuda" else f"; {by}"
+    yield f"{origin['device']}; {origin['threads']} threads{can}; backbone in {precision}; torch {torch.__version__}"
     yield f"ResNet-18; {batch}+{batch} faces of {native} px at {size} px; narrow: 48 faces at {narrow} px"
     yield f"K: slots of the memory, all valid. Medians of {repeats} rounds, each of every case"
 
