@@ -43,7 +43,7 @@ def pair(*gains, n=None, **config):
     ],
 )
 def test_cells_as_printed(table, row, column, value, spread):
-    cell = claims.published(table, row, column)
+    cell = claims.find(f"{table} {row} {column}")
     assert (cell.value, cell.spread, cell.kind) == (value, spread, "value")
 
 
@@ -81,7 +81,7 @@ def test_gains_printed_in_sentences_are_differences_of_cells():
 def test_large_margin_over_lion_is_not_in_the_table():
     """Our caveat: at 4000 labels the margin is smaller than the spread of either row."""
     margin = dict(claims.find("sit-fer/over-lion").gains)["rafdb/4000"]
-    rows = [claims.published("sit-fer/I", row, "rafdb/4000") for row in ("sitfer", "lion")]
+    rows = [claims.find(f"sit-fer/I {row} rafdb/4000") for row in ("sitfer", "lion")]
     assert margin < min(row.spread for row in rows)
 
 
@@ -206,7 +206,7 @@ def test_levels_are_compared_inside_a_run():
 
 
 def test_a_value_is_tested_on_its_own_data_and_budget_only():
-    cell = claims.published("sit-fer/II", "sitfer", "rafdb/100")
+    cell = claims.find("sit-fer/II sitfer rafdb/100")
     assert claims.state(cell, synthetic.study()) == "not run"
     assert claims.state(cell, [synthetic.run("sitfer", s, 400, "rafdb", 0.6975) for s in range(3)]) == "not run"
     near = [synthetic.run("sitfer", s, 100, "rafdb", 0.70 + s / 1000) for s in range(3)]
@@ -237,7 +237,7 @@ def test_runs_with_other_options_or_prompts_answer_no_row_that_does_not_name_the
     others += [synthetic.run("sitfer", s, accuracy=0.1, prompt="this is a face image of {}") for s in range(3)]
     over = claims.find("sit-fer/over-fixmatch")
     assert claims.compare(over, plain + others) == claims.compare(over, plain) != []
-    cell = claims.published("sit-fer/III", "active", "rafdb/400")
+    cell = claims.find("sit-fer/III active rafdb/400")
     assert claims.state(cell, [synthetic.run("sitfer", s, 400, "rafdb", 0.78 + s / 999) for s in range(3)]) == "not run"
     named = {"prompt": "this is a face image of {}"}
     runs = [synthetic.run("sitfer", s, 400, "rafdb", 0.78 + s / 999, **named) for s in range(3)]

@@ -96,7 +96,7 @@ def test_published_cells_are_those_of_the_nearest_budget():
     found = comparison.beside(CELLS, "fer2013", [400, 1500])
     for method in CELLS.method.unique():
         for labels, column in ((400, "rafdb/400"), (1500, "rafdb/2000")):
-            cell = claims.published("sit-fer/I", method, column)
+            cell = claims.find(f"sit-fer/I {method} {column}")
             assert found.loc[labels, method].tolist() == [cell.value, cell.spread, "RAF-DB/" + column[6:]]
     assert len(found) == 2 * 10
     assert set(comparison.beside(CELLS, "sfew", [2000]).on) == {"SFEW/400"}

@@ -7,20 +7,19 @@ import pytest
 import torch
 import toy
 import yaml
-from typer.testing import CliRunner
 
-from fercore import cli, files
+from fercore import files
 from fercore.errors import UserError
 from fercore.fusion import fuse
-from fercore.study import dumps, profiles, records, sweep
-from fercore.training import checkpoint, loop
+from fercore.study import dumps, profiles, records, runs, sweep
+from fercore.training import checkpoint, evaluate, levels, loop
 
 CONFIG = toy.config(steps=24, evaluations=12, options={"tau": 0.4, "delta": 0.5})
 N = 20
 
 
 def run(config, root, results, **options):
-    return loop.run(config, data_root=root, results=results, device="cpu", progress=False, **options)
+    return runs.make(config, data_root=root, results=results, device="cpu", progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +45,21 @@ def test_a_dump_changes_nothing_of_the_training(whole, plain):
 def test_levels_are_those_of_the_averaged_model_and_the_labels_those_of_the_rows(toy_root, whole):
     record, results = whole
     dump = dumps.read(results, CONFIG)
-    training = loop.set_up(CONFIG, toy_root, results, "cpu")
+    training = toy.set_up(CONFIG, toy_root)
     loop.prepare(training)
     for step in range(CONFIG.steps):
         loop.train_step(training, step)
         training.step = step + 1
         if training.step in dump.steps:
-            expected = loop.levels(training, dump.rows)
+            expected = evaluate.levels(training, dump.rows)
             stored = dump.levels(dump.steps.index(training.step))
             assert tuple(stored) == tuple(expected) == dump.names == ("semantic", "text", "instance")
             for name, p in expected.items():
                 assert torch.allclose(stored[name], p, atol=1e-3), (step, name)
                 assert torch.allclose(stored[name].sum(1), torch.ones(N), atol=1e-6)
-            alone, fused = loop.evaluate(training, dump.rows.numpy())
+            alone, fused = evaluate.predict(training, dump.rows)
             assert torch.equal(expected["semantic"], alone) and torch.equal(fuse(expected), fused)
-    assert torch.equal(dump.labels, training.labels[dump.rows])
+    assert torch.equal(dump.labels, training.views.labels[dump.rows])
     hidden = training.data.pool[training.split.unlabelled]
     assert len(set(dump.rows.tolist())) == N and set(dump.rows.tolist()) <= set(hidden.tolist())
     assert dump.classes == toy.CLASSES and dump.tau == 0.4 and dump.config == CONFIG
@@ -71,9 +70,9 @@ def test_levels_are_those_of_the_averaged_model_and_the_labels_those_of_the_rows
 def test_looks_are_spread_over_the_evaluations_and_at_most_five(whole):
     assert dumps.read(whole[1], CONFIG).steps == (4, 10, 14, 20, 24)  # of 2, 4, ... 24
     rows = torch.arange(9)
-    assert dumps.begin(rows, 4, 0, {10, 20, 30}).steps == {10, 20, 30}
-    assert dumps.begin(rows, 4, 0, loop.evenly(2000, 10)).steps == {400, 800, 1200, 1600, 2000}
-    assert max(dumps.begin(rows, 4, 0, loop.evenly(97, 13)).steps) == 97
+    assert levels.begin(rows, 4, 0, {10, 20, 30}).steps == {10, 20, 30}
+    assert levels.begin(rows, 4, 0, loop.evenly(2000, 10)).steps == {400, 800, 1200, 1600, 2000}
+    assert max(levels.begin(rows, 4, 0, loop.evenly(97, 13)).steps) == 97
 
 
 def test_the_faces_are_those_of_the_split_whatever_the_method_and_seed(toy_root, whole, tmp_path):
@@ -98,10 +97,10 @@ def test_no_more_faces_than_there_are_and_none_without_unlabelled_ones(toy_root,
 
 
 def test_full_size_stays_under_half_a_megabyte(tmp_path, whole):
-    unfinished = dumps.begin(torch.arange(26_000), dumps.SIZE, 0, loop.evenly(2000, 10))
-    for step in unfinished.steps:
-        unfinished.add(step, {name: torch.full((dumps.SIZE, 7), 1 / 7) for name in ("semantic", "text", "instance")})
-    dumps.write(tmp_path, unfinished, whole[0], torch.zeros(dumps.SIZE, dtype=torch.int64))
+    log = levels.begin(torch.arange(26_000), dumps.SIZE, 0, loop.evenly(2000, 10))
+    for step in log.steps:
+        log.add(step, {name: torch.full((dumps.SIZE, 7), 1 / 7) for name in ("semantic", "text", "instance")})
+    dumps.write(tmp_path, log, whole[0], torch.zeros(dumps.SIZE, dtype=torch.int64))
     assert dumps.file(tmp_path, CONFIG.key).stat().st_size < 500_000
 
 
@@ -185,7 +184,7 @@ def test_gone_on_from_a_checkpoint_of_the_code_before_dumps(plain, toy_root, tmp
         run(CONFIG, toy_root, tmp_path, checkpoint_every=1, watch=watch)
     saved = tmp_path / "checkpoints" / f"{CONFIG.key}.pt"
     state = checkpoint.load(saved, torch.device("cpu"))
-    del state["dump"]
+    del state["log"]
     checkpoint.save(saved, state)
     assert toy.content(run(CONFIG, toy_root, tmp_path, dump=N)) == toy.content(plain)
     assert dumps.read(tmp_path, CONFIG).steps[0] == 4
@@ -204,8 +203,8 @@ def study(tmp_path, toy_root):
     return profiles.load(tmp_path / "toy.yaml", data_root=toy_root, results=tmp_path / "results")
 
 
-def complete(study, config, **options):
-    return dumps.complete(study, config, N, device="cpu", progress=False, **options)
+def complete(study, config):
+    return sweep.dump(study, config, N, device="cpu", progress=False)
 
 
 def test_the_dump_of_a_run_without_a_record_comes_with_its_record(study):
@@ -223,7 +222,7 @@ def test_a_missing_dump_is_made_by_training_again_and_nothing_else_of_that_stays
     made = complete(study, config)
     assert all(torch.equal(p, before[name]) for name, p in made.levels().items())
     assert study.records.read_bytes() == kept and list(path.parent.iterdir()) == [path]
-    monkeypatch.setattr(loop, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "make", lambda *_, **__: pytest.fail("trained again"))
     assert complete(study, config).path == path
 
 
@@ -239,8 +238,8 @@ def test_an_interrupted_repetition_goes_on(study, monkeypatch):
         real(run, number)
 
     monkeypatch.setattr(loop, "train_step", step)
-    again = loop.run
-    monkeypatch.setattr(loop, "run", lambda *args, **options: again(*args, checkpoint_every=4, **options))
+    make = runs.make
+    monkeypatch.setattr(runs, "make", lambda *args, **options: make(*args, checkpoint_every=4, **options))
     with pytest.raises(KeyboardInterrupt):
         complete(study, config)
     assert complete(study, config).steps[-1] == 24 and steps == [*range(10), *range(8, 24)]
@@ -261,28 +260,24 @@ def test_a_record_that_is_not_met_again_is_said_and_its_dump_not_kept(study):
 
 
 def test_without_data_nothing_happens(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "run", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(runs, "make", lambda *_, **__: pytest.fail("trained"))
     absent = profiles.load(tmp_path / "toy.yaml", data_root=tmp_path / "absent", results=tmp_path / "results")
     assert complete(absent, absent.runs(["sitfer"])[0]) is None
 
 
-def test_the_command_line(study, toy_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.setting, "device", lambda name="auto": torch.device("cpu"))
-    place = [str(tmp_path / "toy.yaml"), "--data-root", str(toy_root), "--results", str(study.results)]
-    call = CliRunner().invoke
-    told = call(cli.app, ["sweep", *place, "--methods", "supervised"])
-    assert told.exit_code == 0 and not (study.results / "dumps").exists()
-    told = call(cli.app, ["sweep", *place, "--dump", str(N)])
-    assert told.exit_code == 0 and "1 runs have no dump" in told.output
-    runs = study.runs()
-    assert [dumps.file(study.results, c.key).exists() for c in runs] == [c.method == "sitfer" for c in runs]
-    told = call(cli.app, ["dump", *place, "--labels", "9", "--method", "supervised", "--faces", str(N)])
-    assert told.exit_code == 0 and f"{N} faces; semantic; steps 4, 10, 14, 20, 24" in told.output
-    told = call(cli.app, ["dump", *place, "--labels", "9", "--seed", "3"])
-    assert isinstance(told.exception, UserError) and "seed 3 is none of its seeds 0" in str(told.exception)
+def test_the_command_line(study, toy_root, tmp_path, monkeypatch, call, refused):
+    place = [tmp_path / "toy.yaml", "--data-root", toy_root, "--results", study.results, "--device", "cpu"]
+    assert call("sweep", *place, "--methods", "supervised")[0] == 0 and not (study.results / "dumps").exists()
+    code, _, err = call("sweep", *place, "--dump", N)
+    assert code == 0 and any("1 runs have no dump" in line for line in err)
+    wanted = study.runs()
+    assert [dumps.file(study.results, c.key).exists() for c in wanted] == [c.method == "sitfer" for c in wanted]
+    code, out, _ = call("dump", *place, "--labels", 9, "--method", "supervised", "--faces", N)
+    assert code == 0 and f"{N} faces; semantic; steps 4, 10, 14, 20, 24" in out[-1]
+    assert "seed 3 is none of its seeds 0" in refused("dump", *place, "--labels", 9, "--seed", 3)
 
 
 def test_rows_are_of_the_data_set_and_not_of_the_pool(toy_root, whole):
-    training = loop.set_up(CONFIG, toy_root, whole[1], "cpu")
+    training = toy.set_up(CONFIG, toy_root)
     rows = dumps.read(whole[1], CONFIG).rows.numpy()
     assert np.isin(rows, training.data.pool).all() and training.data.faces.split[rows].max() == 0

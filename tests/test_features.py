@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import matplotlib
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,12 @@ matplotlib.use("Agg")
 pytest.importorskip("sklearn", reason="maps need scikit-learn (pip install 'fercore[study]')")
 
 import matplotlib.pyplot as plt
-from sklearn import metrics as sklearn_metrics
 
 from fercore import files, paths, text
 from fercore.analysis import feature_maps
 from fercore.data import prepare
 from fercore.errors import UserError
-from fercore.report import feature_map_figures
+from fercore.report import feature_map_figures, figures
 from fercore.study import features, plan, profiles, records, sweep, transfer
 from fercore.training import checkpoint, devices, geometry, probe
 
@@ -64,7 +64,7 @@ def moved(study, profile, tmp_path):
 
 
 def of(extracts, method):
-    (found,) = feature_maps.of(extracts, method)
+    (found,) = [e for e in extracts if e.config.method == method]
     return found
 
 
@@ -77,14 +77,15 @@ def points(n=40, d=6, k=3, seed=0):
 # Numbers
 
 
-def test_silhouettes_are_scikit_learns():
+def test_silhouettes_against_a_loop():
     x, labels = points()
-    expected = sklearn_metrics.silhouette_samples(x.double().numpy(), labels.numpy(), metric="cosine")
-    assert geometry.silhouettes(x, labels).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
-    alone = torch.cat([labels[:-1], torch.tensor([4])])  # the only one of its class; class 3 has none
-    expected = sklearn_metrics.silhouette_samples(x.double().numpy(), alone.numpy(), metric="cosine")
-    assert geometry.silhouettes(x, alone).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
-    assert geometry.silhouettes(x, alone)[-1] == 0
+    labels[-1] = 4  # the only one of its class; class 3 has none
+    distance = 1 - x @ x.T
+    for i, label in enumerate(labels.tolist()):
+        others = [distance[i, labels == c].mean() for c in (0, 1, 2, 4) if c != label]
+        own = distance[i, (labels == label) & (torch.arange(len(x)) != i)].mean()
+        expected = 0 if label == 4 else float((min(others) - own) / max(own, min(others)))
+        assert geometry.silhouettes(x, labels)[i] == pytest.approx(expected, abs=1e-5)
     assert geometry.silhouettes(x, torch.zeros_like(labels)).tolist() == [0] * len(x)
 
 
@@ -110,7 +111,7 @@ def test_numbers_against_loops():
 def test_numbers_know_order_from_noise():
     x, labels = points(120)
     far = F.normalize(x + 4 * torch.eye(6)[labels], dim=1)
-    for name, sign in feature_maps.BEST_FIRST.items():
+    for name, sign in feature_maps.BETTER.items():
         if name != "uniformity":
             ask = {"silhouette": lambda *a: geometry.silhouettes(*a).mean()}.get(name, getattr(geometry, name, None))
             better, worse = (torch.as_tensor(ask(rows, labels)).mean() for rows in (far, x))
@@ -121,15 +122,14 @@ def test_numbers_know_order_from_noise():
 def test_principal_components():
     x, _ = points(60, 8)
     axes = geometry.principal(x, 3)
-    assert torch.allclose(axes.directions.T @ axes.directions, torch.eye(3), atol=1e-5)
     centred = x - x.mean(0)
-    kept = axes(x).square().sum() / centred.square().sum()
-    assert axes.kept == pytest.approx(float(kept), abs=1e-5) and 0 < axes.kept < 1
+    kept, places = axes.explained_variance_ratio_.sum(), geometry.reduced(axes, x)
+    assert kept == pytest.approx(float(places.square().sum() / centred.square().sum()), abs=1e-5) and 0 < kept < 1
     variance = torch.linalg.eigvalsh(centred.T @ centred).flip(0)
-    assert axes.kept == pytest.approx(float(variance[:3].sum() / variance.sum()), abs=1e-5)
-    whole = geometry.principal(x, 50)
-    assert whole.kept == pytest.approx(1) and geometry.distance_error(x, whole(x)) < 1e-5
-    assert 0 < geometry.distance_error(x, axes(x)) < 1
+    assert kept == pytest.approx(float(variance[:3].sum() / variance.sum()), abs=1e-5)
+    assert torch.allclose(places.T @ places, torch.diag(variance[:3]), atol=1e-4)
+    assert geometry.distance_error(x, geometry.reduced(geometry.principal(x, 50), x)) < 1e-5
+    assert 0 < geometry.distance_error(x, places) < 1
 
 
 def test_map_is_repeatable_and_keeps_groups():
@@ -341,101 +341,113 @@ def test_on_the_command_line(call, refused, profile, moved, monkeypatch):
     assert any(line.startswith("1 finished runs left no weights") for line in call(*given)[2])
 
 
-# Tables, sentences, figures
+# Tables and figures
 
 
 def again(extracts, seed, shift):
-    """Another seed, made up: every silhouette and purity a little different."""
+    """Another seed, made up: every number a little different."""
     out = []
     for e in extracts:
-        moved = {k: v + shift * (1 + len(e.config.method) / 50) for k, v in e.numbers["embedding"].items()}
-        out.append(replace(e, config=replace(e.config, seed=seed), numbers=e.numbers | {"embedding": moved}))
+        moved = {
+            space: {name: value if name == "anchors" else value + shift for name, value in numbers.items()}
+            for space, numbers in e.numbers.items()
+        }
+        out.append(replace(e, config=replace(e.config, seed=seed), numbers=moved))
     return out
 
 
-def test_numbers_table(extracts, study):
-    made = records.read(study.records)
-    table = feature_maps.numbers_table(extracts, made).set_index("row")
+def test_a_row_for_each_extract_and_space(extracts):
+    table = feature_maps.table([*extracts, *again(extracts, 1, 0.1)]).set_index(["row", "space", "seed"])
+    assert len(table) == 2 * (5 + 2)
     e = of(extracts, "sitfer")
-    assert table.loc["SIT-FER", "silhouette"] == pytest.approx(e.numbers["embedding"]["silhouette"])
-    assert table.loc["SIT-FER", "purity"] == pytest.approx(100 * e.numbers["embedding"]["purity"])
-    assert math.isnan(table.loc["SIT-FER", "silhouette ±"]) and table.loc["SIT-FER", "seeds"] == "0"
-    assert table.loc["FixMatch", "seeds"] == "not run" and math.isnan(table.loc["FixMatch", "accuracy"])
-    assert feature_maps.numbers_table([], made).set_index("row").loc["SIT-FER", "seeds"] == "no features"
-    two = feature_maps.numbers_table(extracts + again(extracts, 1, 0.1)).set_index("row")
-    assert two.loc["SIT-FER", "seeds"] == "0 1" and two.loc["SIT-FER", "silhouette ±"] > 0
-    words = feature_maps.numbers_table(extracts, space="text")
-    assert words["row"].tolist() == ["SIT-FER without L_t", "SIT-FER"]
+    for space, numbers in e.numbers.items():
+        line = table.loc["SIT-FER", space, 0]
+        assert line.silhouette == numbers["silhouette"] and line.purity == pytest.approx(100 * numbers["purity"])
+        assert line.kept == pytest.approx(100 * numbers["kept"]) and line.source == e.about["provenance"]["source"]
+    assert math.isnan(table.loc["SimMatch", "embedding", 0].margin)
+    assert [*table.index.unique("row")] == [row for row in feature_maps.ROWS.values() if row != "FixMatch"]
+    assert feature_maps.table([]).empty
 
 
-def test_anchors_and_memory_tables(extracts):
-    table = feature_maps.anchors_table(extracts)
-    e, line = of(extracts, "sitfer"), table[table["row"] == "SIT-FER"].iloc[2]
-    row = e.numbers["text"]["anchors"][2]
-    assert line["class"] == e.classes[2] and line["own"] == pytest.approx(row[2])
-    assert line["others"] == pytest.approx((sum(row) - row[2]) / 6)
-    assert line["nearest"] == e.classes[row.index(max(row))]
+def test_faces_have_the_mean_of_the_table(extracts):
+    faces = feature_maps.faces(extracts).groupby("row", observed=True)
+    table = feature_maps.table(extracts).query("space == 'embedding'").set_index("row")
+    for number in ("silhouette", "purity"):
+        assert faces[number].mean().tolist() == pytest.approx(table[number].tolist(), abs=0.05)
+    assert (faces.size() == 49).all() and feature_maps.faces([]).empty
+
+
+def test_prompts_in_a_long_table(extracts):
+    table = feature_maps.prompts(extracts)
+    e = of(extracts, "sitfer")
+    at = table[table.row == "SIT-FER"].set_index(["true", "prompt"]).cosine
+    for name, row in zip(e.classes, e.numbers["text"]["anchors"]):
+        assert [at[name, prompt] for prompt in e.classes] == row
     blank = [*e.numbers["text"]["anchors"][:6], None]  # a class without a face among those drawn
     numbers = e.numbers | {"text": e.numbers["text"] | {"anchors": blank}}
-    assert len(feature_maps.anchors_table([replace(e, numbers=numbers)])) == 6
-    assert "of 6 are nearest" in feature_maps.pulled([replace(e, numbers=numbers)])
-    memory = feature_maps.memory_table(extracts).set_index("row")
-    assert memory.loc["SIT-FER", "given"] == 14 and memory.loc["SimMatch", "slots"] == 14
-    assert math.isnan(memory.loc["SimMatch", "right"])
+    assert feature_maps.prompts([replace(e, numbers=numbers)]).true.nunique() == 6
+    assert feature_maps.prompts([of(extracts, "supervised")]).empty
 
 
-def test_one_seed_proves_nothing(extracts):
-    said = feature_maps.apart(extracts)
-    assert "one seed: no spread, so not known to be real" in said and "over faces ±" in said
-    assert said.count("SIT-FER against") == 8 and "labels only" in feature_maps.single(extracts)
-    three = extracts + again(extracts, 1, 0.001) + again(extracts, 2, -0.001)
-    assert "one seed" not in feature_maps.apart(three) and "n = 3" in feature_maps.apart(three)
-    assert feature_maps.single(three) == ""
+def test_memory_table(extracts):
+    table = feature_maps.memory(extracts).set_index("row")
+    assert table.index.tolist() == ["SimMatch", "SIT-FER without L_t", "SIT-FER"]
+    assert table.loc["SIT-FER", "given"] == 14 and table.loc["SimMatch", "slots"] == 14
+    assert table.loc["SIT-FER", "purity"] == pytest.approx(100 * of(extracts, "sitfer").about["memory"]["purity"])
+    assert math.isnan(table.loc["SimMatch", "right"])
 
 
-def test_real_is_more_than_the_spread(extracts):
-    """SIT-FER raised by 0.3 in every seed is really above; raised in one seed alone it is not."""
-    def raised(found, by):
-        return [
-            replace(e, numbers=e.numbers | {"embedding": e.numbers["embedding"] | {"silhouette": by}})
-            for e in found
-            if e.config.method in ("sitfer", "supervised")
-        ]
+def test_coverage_and_seeds(study, extracts):
+    made, runs = records.read(study.records), study.runs()
+    some = [e for e in extracts if e.config.method != "sitfer/instance"]
+    planned = [*runs, *(replace(config, seed=1) for config in runs)]
+    table = feature_maps.coverage(planned, made, some)
+    states = table.pivot(index="row", columns="seed", values="features")
+    assert states.loc["SIT-FER"].tolist() == ["read", "not run"]
+    assert states.loc["SIT-FER without L_t"].tolist() == ["no features", "not run"]
+    seeds = feature_maps.seeds(table)
+    assert seeds.index.tolist() == [*feature_maps.ROWS.values()]
+    assert seeds[["labels only", "FixMatch", "SIT-FER without L_t"]].tolist() == ["0", "not run", "no features"]
+    assert feature_maps.seeds(feature_maps.coverage(runs, made, [*some, *again(some, 1, 0)]))["SIT-FER"] == "0"
 
-    def study_of(gains):
-        out = []
-        for seed, gain in enumerate(gains):
-            for e in raised(again(extracts, seed, 0), 0.0):
-                out += [e] if e.config.method == "supervised" else raised([e], gain)
-        return out
 
-    assert "+0.300 (real" in feature_maps.apart(study_of([0.29, 0.3, 0.31]))
-    assert "-0.300 (real" in feature_maps.apart(study_of([-0.29, -0.3, -0.31]))
-    assert "not told from the seeds' spread" in feature_maps.apart(study_of([0.9, -0.1, 0.1]))
+def test_gaps_are_sit_fer_less_the_others_seed_by_seed(extracts):
+    three = [*extracts, *again(extracts, 1, 0.1), *again(extracts, 2, -0.1)]
+    table = feature_maps.table(three[:-1]).query("space == 'embedding'")  # all labels: two seeds
+    gaps = feature_maps.gaps(table, ["silhouette"])
+    one, other = (of(extracts, method).numbers["embedding"]["silhouette"] for method in ("sitfer", "simmatch"))
+    assert gaps["silhouette", :, "SimMatch"].tolist() == pytest.approx([one - other] * 3)
+    counts = gaps.groupby("row").count()
+    assert counts["all labels"] == 2 and counts["FixMatch"] == 0 and "SIT-FER" not in counts
+    assert feature_maps.gaps(feature_maps.table([]), ["silhouette"]).empty
+
+
+@pytest.mark.parametrize("gains, state", [
+    ([], "not read"), ([0.3], "one seed"), ([0.29, 0.3, 0.31], "real"), ([-0.29, -0.3, -0.31], "real"),
+    ([0.9, -0.1, 0.1], "within the spread"),
+])  # fmt: skip
+def test_real_is_more_than_the_spread(gains, state):
+    keys = {"number": ["purity"], "seed": range(len(gains) + 1), "row": ["SimMatch"]}
+    index = pd.MultiIndex.from_product(keys.values(), names=keys)
+    line = feature_maps.judged(pd.Series([*gains, math.nan], index)).loc["purity", "SimMatch"]
+    assert line["it is"] == state and line["n"] == len(gains)
+    assert math.isnan(line["needed"]) == (len(gains) < 2)
 
 
 def test_rows_are_those_of_the_plan(study):
-    assert tuple(feature_maps.NAMES) == plan.MAPPED
+    assert tuple(feature_maps.ROWS) == plan.MAPPED
     assert {config.method for config in plan.runs(study, "15_features")} == set(METHODS)
 
 
-def test_sentences_with_gaps(study, extracts):
-    assert "no features" in feature_maps.head([]) and feature_maps.answer([]).startswith("No answer")
-    assert "no features yet" in feature_maps.apart([]) and "Fewer than two" in feature_maps.orders([])
-    assert feature_maps.provenance([]) == "features  none"
-    assert "49 of 49 test faces of rendered faces" in feature_maps.head(extracts)
-    assert "The margin that L_t adds: " in feature_maps.pulled(extracts)
-    some = [e for e in extracts if e.config.method != "sitfer/instance"]
-    assert "Without L_t: no features yet" in feature_maps.pulled(some)
-    assert "SIT-FER: no features yet" in feature_maps.answer([of(extracts, "supervised")])
-    assert feature_maps.absent(study, extracts) == "Every run of these rows has its features."
-    left = feature_maps.absent(study, some)
-    assert "SIT-FER without L_t, seed 0" in left and "--keep-weights --methods sitfer/instance" in left
-    assert feature_maps.orders(extracts).count("\n") == len(feature_maps.BEST_FIRST) - 1
+def test_setting(extracts):
+    table = feature_maps.setting(extracts)
+    said = dict(table.to_numpy().tolist())
+    assert len(said) == len(table) and said["faces"].startswith("49 of 49 test faces of rendered faces")
+    assert "surprise 7" in said["classes"] and feature_maps.setting([]).to_numpy().tolist() == [["features", "none"]]
 
 
 def test_figures(extracts):
-    figure = feature_map_figures.maps(extracts)
+    figure = feature_map_figures.maps([*again(extracts, 1, 0), *extracts])
     drawn = [ax for ax in figure.axes if ax.get_title()]
     assert [ax.get_title() for ax in drawn] == [
         "labels only", "SimMatch", "SIT-FER without $L_t$", "SIT-FER", "all labels"
@@ -448,4 +460,16 @@ def test_figures(extracts):
     for nothing in (feature_map_figures.maps([]), feature_map_figures.anchors(extracts[:1])):
         assert nothing.axes[0].texts[0].get_text() == "not run"
     assert len(set(feature_map_figures.colours(("cat", "dog", "anger")))) == 3
+    plt.close("all")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+def test_titles_and_legend_are_inside_the_picture(extracts, rows):
+    figures.style()
+    figure = feature_map_figures.maps(extracts[-rows:])
+    figure.canvas.draw()
+    whole = figure.bbox
+    for part in (*figure.legends, *(ax.title for ax in figure.axes)):
+        box = part.get_window_extent()
+        assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
     plt.close("all")

@@ -127,17 +127,12 @@ def papers(path: Path | None = None) -> dict[str, dict]:
 
 
 def find(id: str) -> Claim:
-    """The claim of that id. Raises UserError with this paper's statements where there is none."""
+    """The claim of that id; a cell's is "sit-fer/II sitfer rafdb/100". Raises UserError with the paper's statements."""
     known = load()
     if found := [claim for claim in known if claim.id == id]:
         return found[0]
     near = [c.id for c in known if c.id.split("/")[0] == id.split("/")[0] and c.kind == "direction"]
     raise UserError(f"claims: there is no {id!r}; this paper's statements are {', '.join(near) or 'not in the file'}")
-
-
-def published(table: str, row: str, column: str) -> Claim:
-    """A cell of a published table, e.g. published("sit-fer/II", "sitfer", "rafdb/100"). Raises UserError."""
-    return find(f"{table} {row} {column}")
 
 
 def cells(*tables: str) -> pd.DataFrame:

@@ -26,7 +26,6 @@ ROWS = {
 }
 NUMBERS = ["accuracy", "purity", "silhouette", "separation", "alignment", "uniformity"]
 BETTER = pd.Series({"purity": 1, "silhouette": 1, "separation": 1, "alignment": -1, "uniformity": -1})  # more, less
-CLUSTERS = 0.25  # mean silhouette up to which there is "no substantial structure" (Kaufman and Rousseeuw 1990)
 SHARES = ("accuracy", "purity", "kept", "distance_error")
 
 

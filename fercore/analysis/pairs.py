@@ -4,7 +4,6 @@ Works on the tidy table of `records.frame`. Two runs are a pair when they have d
 common; of runs that were made again, the ones of one start file are taken where both sides have them.
 """
 
-import math
 from collections.abc import Iterable
 
 import pandas as pd
@@ -28,9 +27,3 @@ def between(runs: pd.DataFrame, steps: Iterable[tuple[str, str]], metric: str = 
     rows = {step: [runs[runs.method == method] for method in step] for step in steps}
     found = {step: differences(above, below, metric) for step, (below, above) in rows.items()}
     return pd.concat(found or none, names=["below", "above"])
-
-
-def spread(values: pd.Series) -> dict[str, float]:
-    """n, mean, standard deviation (NaN for one) and standard error of these numbers."""
-    deviation = values.std()
-    return {"n": len(values), "mean": values.mean(), "std": deviation, "error": deviation / math.sqrt(len(values) or 1)}

@@ -49,24 +49,10 @@ def style() -> None:
     """The one style. Inline figures are 100 dpi and have a palette, saved ones 200."""
     inline.register()
     sns.set_theme(context="paper", style="ticks", font="DejaVu Sans", font_scale=0.95)
-    plt.rcParams.update(
-        {
-            "figure.figsize": SIZE,
-            "figure.dpi": 100,
-            "savefig.dpi": 200,
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": INK,
-            "axes.linewidth": 0.7,
-            "xtick.major.width": 0.7,
-            "ytick.major.width": 0.7,
-            "xtick.major.size": 3,
-            "ytick.major.size": 3,
-            "legend.frameon": False,
-            "legend.handlelength": 1.4,
-        }
-    )
+    shapes = {"figure.figsize": SIZE, "figure.dpi": 100, "savefig.dpi": 200, "figure.constrained_layout.use": True}
+    axes = {"axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "axes.linewidth": 0.7}
+    ticks = {f"{axis}tick.major.{what}": size for axis in "xy" for what, size in (("width", 0.7), ("size", 3))}
+    plt.rcParams.update({**shapes, **axes, **ticks, "legend.frameon": False, "legend.handlelength": 1.4})
 
 
 def save(figure: Figure, folder: Path, stem: str) -> None:

@@ -109,7 +109,7 @@ def reliability(last: pd.DataFrame) -> Figure:
                 ax.plot(drawn.sure, drawn.right, color=colour, lw=1.0, zorder=2, clip_on=False)
                 size = 6 + 90 * drawn.faces / drawn.faces.sum()
                 ax.scatter(drawn.sure, drawn.right, s=size, color=colour, lw=0, zorder=3, clip_on=False)
-                ax.annotate(f"ECE {errors[name, level]:.1f}", (4, 96), va="top", fontsize="small", color=colour)
+                ax.annotate(f"ECE {errors[name, level]:.1f}", (97, 4), ha="right", fontsize="small", color=colour)
         line[0].set_ylabel(f"right (%)\n{name}")
     for ax, level in zip(axes[0], levels):
         ax.set_title(level, fontsize="small", color=COLOURS.get(level, INK), pad=4)

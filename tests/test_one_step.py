@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fercore import fusion
-from fercore.analysis import one_step, tables
+from fercore.analysis import one_step
 from fercore.fusion import fuse
 
 TINY = one_step.settings(3, labels=14, image_size=16, text="onehot", dataset_options={"n": 70, "test": 21})
@@ -65,11 +65,38 @@ def test_the_memory_has_the_stored_slots_and_room_for_the_shown(made):
     assert torch.allclose(memory.embedding[memory.valid].norm(dim=1), torch.ones(int(memory.valid.sum())), atol=1e-3)
 
 
-def test_pictures_and_sentences(made):
+def test_pictures_and_decisions(made):
     for images in one_step.pictures(made).values():
         assert images.shape == (8, 16, 16, 3) and images.dtype == np.uint8
-    assert "3 steps of sitfer" in one_step.story(made)
-    assert "agree most (4 faces)" in tables.smoothing(one_step.levels(made))
     target, keep = one_step.decide(made, one_step.levels(made)["fused"])
     assert torch.allclose(target.sum(1), torch.ones(8)) and keep.dtype == torch.bool
-    assert tables.decision_table(target, keep, made.tensors["truth"], made.classes).shape == (8, 6)
+    table = one_step.decision_table(target, keep, made.tensors["truth"], made.classes)
+    assert table["pseudo-label"].tolist() == [made.classes[c] for c in target.argmax(1)]
+    assert (table["kept"] == "yes").tolist() == keep.tolist()
+    assert ((table["true"] == table["pseudo-label"]) == (table["right"] == "yes")).all()
+
+
+def test_what_is_said_of_the_training_before(made):
+    assert one_step.story(made).startswith("3 steps of sitfer on rendered faces, 14 labels, 16 px")
+    assert one_step.record(made)["config"] == TINY.to_dict()
+
+
+def test_table_of_faces_and_shapes():
+    levels = {"semantic": torch.tensor([[0.9, 0.1], [0.5, 0.5]]), "text": torch.tensor([[0.9, 0.1], [0.2, 0.8]])}
+    frame = one_step.face_table(levels, torch.tensor([1, 0]), ("a", "b"))
+    assert frame["face"].tolist() == [0, 1] and frame["true"].tolist() == ["b", "a"]
+    assert frame["text"].tolist() == ["a 90", "b 80"]
+    assert frame["H semantic"].tolist() == pytest.approx([0.325, 0.693], abs=1e-3)
+    assert abs(frame["divergence"][0]) < 1e-6 < frame["divergence"][1]
+    shapes = one_step.shapes(p=levels["semantic"], loss=torch.tensor(2.0))
+    assert shapes["shape"].tolist() == ["2 x 2", "one number"] and shapes["most"].tolist() == pytest.approx([0.9, 2])
+
+
+def test_smoothing_by_halves():
+    """Where both agree nothing is added; where they differ, log 2 to the entropy of two certain levels."""
+    levels = {"semantic": torch.eye(3)[[0, 1]], "text": torch.eye(3)[[0, 2]]}
+    table = one_step.smoothing(levels | {"fused": fuse(dict(levels))})
+    assert table["faces"].tolist() == [1, 1]
+    assert table["H fused"].tolist() == pytest.approx([0, 0.6931], abs=1e-3)
+    assert table["H of the levels"].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert table["largest (%)"].tolist() == pytest.approx([100, 50])
