@@ -90,4 +90,4 @@ def run(config: Run, root: Path | None, **options) -> loop.Outcome:
 
 def data(config: Run, root: Path | None) -> prepare.Data:
     """The faces of a run."""
-    return prepare.prepare(config.dataset, root, size=config.image_size, options=config.dataset_options)
+    return prepare.of(config, root)

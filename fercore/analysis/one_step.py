@@ -72,8 +72,7 @@ def complete(folder: Path, config: Run, *, shown: int = 8, progress: bool = True
 
 def make(config: Run, shown: int = 8, progress: bool = True) -> Closeup:
     """Train, then pick `shown` unlabelled faces: those on which the levels agree most, and as many where least."""
-    faces = prepare.prepare(config.dataset, size=config.image_size, options=config.dataset_options)
-    run = loop.set_up(config, faces, Start(), devices.choose("cpu"))
+    run = loop.set_up(config, prepare.of(config), Start(), devices.choose("cpu"))
     loop.prepare(run)
     losses, started = [], time.perf_counter()
     for step in tqdm(range(config.steps), desc="a short training", disable=not progress):

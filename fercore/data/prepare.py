@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int64
@@ -33,6 +34,21 @@ class Data:
             "duplicates_dropped": self.dropped,
             "notes": self.faces.notes,
         }
+
+
+class Wanted(Protocol):
+    """What the configuration of a run or of a pre-training says of its faces."""
+
+    dataset: str
+    image_size: int
+    drop_duplicates: bool
+    dataset_options: dict
+
+
+def of(config: Wanted, root: str | Path | None = None) -> Data:
+    """The faces that a configuration names, read from `root`. Raises UserError."""
+    size, drop, options = config.image_size, config.drop_duplicates, config.dataset_options
+    return prepare(config.dataset, root, size=size, drop_duplicates=drop, options=options)
 
 
 def prepare(

@@ -38,8 +38,7 @@ def small(config: Run, size: int = 16, encoder: str = "colour", device: str = "c
     faces = {"dataset": "facs", "dataset_options": {"n": 3 * CLASSES, "test": CLASSES}, "image_size": size}
     plain = {"start": "none", "start_keys": {}, "text": "orthogonal", "validation": 0.0, "compile": False}
     config = replace(config, **faces, **plain, encoder=encoder, labels=budget(config.method, CLASSES))
-    data = prepare.prepare("facs", None, size=size, options=config.dataset_options)
-    run = loop.set_up(config, data, Start(), devices.choose(device))
+    run = loop.set_up(config, prepare.of(config), Start(), devices.choose(device))
     loop.prepare(run)
     return run
 

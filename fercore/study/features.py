@@ -39,7 +39,6 @@ from fercore.training import devices, geometry, probe
 from fercore.training.rng import generator
 
 FORMAT = "features 1"
-SPACES = ("embedding", "text")
 FACES, SLOTS = 1000, 150  # drawn at random, from streams of their own
 WIDTH = {"embedding": 50, "text": 20}  # principal components at most
 NEAREST = 10  # faces that give a prompt or a slot its place on the map
@@ -226,11 +225,9 @@ def run(
     kept = [config for config in todo if config.key in done and weights(results, config.key).exists()]
     loaded: dict[str, prepare.Data] = {}
     for config in tqdm(kept, desc="features", disable=not (progress and kept)):
-        wanted = {"size": config.image_size, "drop_duplicates": config.drop_duplicates}
-        wanted |= {"options": config.dataset_options}
-        key = files.canonical([config.dataset, wanted])
+        key = files.canonical([config.dataset, config.image_size, config.drop_duplicates, config.dataset_options])
         if key not in loaded:
-            loaded[key] = prepare.prepare(config.dataset, data_root, **wanted)
+            loaded[key] = prepare.of(config, data_root)
         write(file(results, config.key), make(done[config.key], loaded[key], results, where))
     return len(kept), [config for config in todo if config not in kept]
 

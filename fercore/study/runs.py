@@ -61,13 +61,7 @@ def make(
     resolve(config.method, config.options)  # a wrong name is said before a data set is decoded
     if config.source != code:
         raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
-    data = prepare.prepare(
-        config.dataset,
-        data_root,
-        size=config.image_size,
-        drop_duplicates=config.drop_duplicates,
-        options=config.dataset_options,
-    )
+    data = prepare.of(config, data_root)
     saved = Checkpoint(results / "checkpoints" / f"{identity}.pt", checkpoint_every)
     start = starts.of(config, results)
     made = loop.run(config, data, start, device=where, checkpoint=saved, log=dump, progress=progress, watch=watch)

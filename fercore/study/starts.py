@@ -54,13 +54,7 @@ def make(
     An interrupted call goes on from its last checkpoint. Raises UserError for bad input.
     """
     where = devices.choose(device)
-    data = prepare.prepare(
-        config.dataset,
-        data_root,
-        size=config.image_size,
-        drop_duplicates=config.drop_duplicates,
-        options=config.dataset_options,
-    )
+    data = prepare.of(config, data_root)
     checkpoint = Checkpoint(results / "checkpoints" / f"{config.key}.pt", checkpoint_every)
     made = simclr.run(config, data, device=where, checkpoint=checkpoint, progress=progress)
     # Measured before the weights are there, as a sweep takes a start that is there for finished.
