@@ -1,5 +1,7 @@
 """Evaluations: what the averaged model says of faces, and the metrics that the record keeps."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -14,29 +16,29 @@ LAST = 5  # evaluations in the reported mean
 @torch.inference_mode()
 def predict(run: Training, rows: Int64[Tensor, " n"]) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"] | None]:
     """Class probabilities of these rows of the data set: the classifier's, and the fused levels'."""
-    model, method = run.ema.model, run.method
-    weights = method.fusion(run.options) if hasattr(method, "fusion") else None
+    weights = run.method.fusion(run.options) if hasattr(run.method, "fusion") else None
     alone, fused = [], []
-    for faces in run.views.plain(rows, run.config.image_size):
-        output = model(faces)
-        alone.append(output.logits.softmax(1))
-        if hasattr(method, "levels"):
-            fused.append(fuse(method.levels(model, output, run.state, run.options), weights))
+    for p, levels in _said(run, rows):
+        alone.append(p)
+        if levels:
+            fused.append(fuse(levels, weights))
     return torch.cat(alone), torch.cat(fused) if fused else None
 
 
 @torch.inference_mode()
 def levels(run: Training, rows: Int64[Tensor, " n"]) -> dict[str, Float[Tensor, "n k"]]:
     """What each level says of these rows; the classifier alone where the method has no levels."""
-    said: dict[str, list[Tensor]] = {}
+    parts = [levels or {"semantic": p} for p, levels in _said(run, rows)]
+    return {level: torch.cat([part[level] for part in parts]) for level in parts[0]}
+
+
+def _said(run: Training, rows: Int64[Tensor, " n"]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """A few hundred faces at a time: what the classifier says, and the levels, none where the method has none."""
+    model, method = run.ema.model, run.method
     for faces in run.views.plain(rows, run.config.image_size):
-        output = run.ema.model(faces)
-        p = {"semantic": output.logits.softmax(1)}
-        if hasattr(run.method, "levels"):
-            p = run.method.levels(run.ema.model, output, run.state, run.options)
-        for level, part in p.items():
-            said.setdefault(level, []).append(part)
-    return {level: torch.cat(parts) for level, parts in said.items()}
+        output = model(faces)
+        named = hasattr(method, "levels")
+        yield output.logits.softmax(1), method.levels(model, output, run.state, run.options) if named else {}
 
 
 def log(run: Training) -> None:
