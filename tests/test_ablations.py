@@ -156,10 +156,10 @@ def test_runs_of_one_start_file_are_compared(points):
         measured(made, (0,), options={"tau": 0.6})[0] - base[0]
     )
     assert found[found.repeat == 1][["difference", "gain"]].isna().all(axis=None)
-    two = ablations.alike(found[found.value.isin(["0.7", "0.8"]) & (found.varied == "tau")])
+    two = ablations.of_one_start(found[found.value.isin(["0.7", "0.8"]) & (found.varied == "tau")])
     assert list(two.repeat) == [0, 0, 1, 0] and two.shared.all()
     assert list(two.accuracy) == pytest.approx([*point, base[0] + 3, base[1]])
-    every = ablations.alike(found[found.varied == "tau"])  # no start has all five: the runs that tables show
+    every = ablations.of_one_start(found[found.varied == "tau"])  # no start has all five: the runs that tables show
     assert not every.repeat.any() and len(every) == 10
 
 
@@ -322,7 +322,7 @@ def test_without_a_record_every_figure_says_so(points, tmp_path):
     four, page, read = (points(notebook, []) for notebook in (FIGURE4, SENSITIVITY, PROMPTS))
     for found in (four, page, read):
         assert set(found.status) == {"not run"} and not ablations.coverage(found)["not run"].eq("").any()
-        assert ablations.alike(found).empty
+        assert ablations.of_one_start(found).empty
     page = page[~page.varied.isin(["vote", ablations.RIVAL_RATE])]
     pictures = [ablation_figures.thresholds(four, [], axis) for axis in ("tau", "delta")]
     pictures += [ablation_figures.tornado(page), ablation_figures.votes(ablations.by_class([], page))]

@@ -55,7 +55,7 @@ def test_differences_are_taken_between_runs_of_one_start(study):
         ([synthetic.run("sitfer", 0), fixmatch], [synthetic.run("sitfer", 0), fixmatch]),  # no start is shared
         ([], []),
     ):
-        assert records.alike(some) == wanted
+        assert records.of_one_start(some) == wanted
     plain = claims.measure(fixmatch) - claims.measure(labels_only)
     assert claims.apart(fixmatch, labels_only) == pytest.approx(plain - 0.25)
     pairs = {"below": {"method": "supervised"}, "above": {"method": "fixmatch"}}

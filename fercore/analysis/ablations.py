@@ -99,7 +99,7 @@ def _place(value: str) -> float:
         return 0.0
 
 
-def alike(points: pd.DataFrame) -> pd.DataFrame:
+def of_one_start(points: pd.DataFrame) -> pd.DataFrame:
     """One finished run for each value and seed, to draw beside each other: of one start file where all values have it.
 
     Elsewhere it is the run that tables show. shared: whether all values of this axis and budget that ran have the seed.
@@ -129,14 +129,14 @@ def of(made: Iterable[Mapping], runs: pd.DataFrame) -> list[tuple[Mapping, Mappi
 
 def history(made: Iterable[Mapping], runs: pd.DataFrame) -> pd.DataFrame:
     """A row for each evaluation of these runs: AT, step; accuracy, kept, right, right_kept (%); memory (faces)."""
-    shares = {"kept": "kept", "right": "pseudo_accuracy", "right_kept": "pseudo_accuracy_kept"}
     rows = []
     for row, record in of(made, runs):
         for entry in record["history"]:
             line = {name: row[name] for name in AT} | {"step": entry["step"]}
             line |= {"accuracy": 100 * entry["classifier"]["accuracy"], "memory": entry.get("memory")}
-            rows.append(line | {name: 100 * entry[key] for name, key in shares.items() if entry.get(key) is not None})
-    return pd.DataFrame(rows, columns=[*AT, "step", "accuracy", *shares, "memory"])
+            shares = {name: entry.get(key) for name, key in store.SHARES.items()}
+            rows.append(line | {name: 100 * share for name, share in shares.items() if share is not None})
+    return pd.DataFrame(rows, columns=[*AT, "step", "accuracy", *store.SHARES, "memory"])
 
 
 def by_class(made: Iterable[Mapping], runs: pd.DataFrame) -> pd.DataFrame:

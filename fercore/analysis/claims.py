@@ -38,7 +38,8 @@ from fercore import paths
 from fercore.config import Run
 from fercore.errors import UserError
 from fercore.files import canonical
-from fercore.study.records import alike
+from fercore.study.records import of_one_start
+from fercore.training.evaluate import LAST
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run"
 STATES = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
@@ -222,8 +223,8 @@ def measure(record: Mapping, metric: str = "accuracy", head: str = "classifier",
 
 
 def apart(above: Mapping, below: Mapping, metric: str = "accuracy") -> float:
-    """Points of one finished run over another, of one start file where both were made from one (records.alike)."""
-    high, low = alike([above, below])
+    """Points of one finished run over another, both from one start file where they can be."""
+    high, low = of_one_start([above, below])
     return measure(high, metric) - measure(low, metric)
 
 
@@ -246,7 +247,7 @@ def level_differences(records: Iterable[Mapping], below: str, above: str) -> lis
     """Points by which one level is more often right than another: a mean over the last five evaluations per run."""
     out = []
     for record in records:
-        last = [h["level_accuracy"] for h in record["history"][-5:] if h.get("level_accuracy")]
+        last = [h["level_accuracy"] for h in record["history"][-LAST:] if h.get("level_accuracy")]
         if gaps := [100 * (h[above] - h[below]) for h in last if None not in (h.get(above), h.get(below))]:
             out.append(statistics.fmean(gaps))
     return out

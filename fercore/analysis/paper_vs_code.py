@@ -10,6 +10,7 @@ from itertools import repeat
 import pandas as pd
 
 from fercore.analysis import discrepancies, pairs, significance
+from fercore.analysis.claims import NOT_RUN
 from fercore.analysis.discrepancies import CHANGES, READINGS
 from fercore.config import Run
 from fercore.methods import audit
@@ -18,7 +19,6 @@ from fercore.study.profiles import Profile
 
 NOTEBOOK = "50_paper_versus_code"
 PAPER, CODE, UP, DOWN = "SIT-FER", "released code", "from the paper", "from the code"
-NOT_RUN = "not run"
 LINE = ["labels", "side", "#", "change"]  # of a table: the runs of all seeds
 PLACE = [*LINE, "rung", "fuses", "seed"]
 MAINLY = 0.75  # of a window before the switch, so that it counts as before
@@ -65,9 +65,8 @@ def tested(ladder: pd.DataFrame) -> pd.DataFrame:
     """p of the sign-flip test for each line with two pairs or more, and by Holm's correction over those of a budget."""
     by = ladder.dropna(subset="difference").groupby(LINE, sort=False).difference
     p = by.agg(list)[by.count() > 1].map(significance.p_value).astype(float).to_frame("p")
-    for _, here in p.groupby("labels"):
-        p.loc[here.index, "p, Holm"] = significance.holm(here.p.tolist())
-    return p.reindex(columns=["p", "p, Holm"])
+    p["p, Holm"] = p.groupby("labels").p.transform(lambda p: significance.holm(p.tolist()))
+    return p
 
 
 def effects(ladder: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fercore.analysis import ablations
-from fercore.report.figures import BAND, COLOURS, FAINT, INK, SIZE, curve
+from fercore.report.figures import BAND, COLOURS, FAINT, INK, SIZE, curve, nothing, rules
 
 WIDE = 7.4  # inches
 LOWER, HIGHER = "#0072B2", "#E69F00"  # than our choice
@@ -46,11 +46,11 @@ def thresholds(points: pd.DataFrame, made: Iterable[Mapping], axis: str) -> Figu
 
     From the top: test accuracy, unlabelled faces kept, pseudo-labels right (all, and those kept), faces in the memory.
     Left a dot for each seed, a line through the means, a band of one standard deviation; right means and their range.
-    Means are over the seeds that all values have (`ablations.alike`); a hollow dot is another seed. Thresholds stand by
-    the logarithm of what they leave to 1.
+    Means are over the seeds that all values have (`ablations.of_one_start`); a hollow dot is another seed. Thresholds
+    stand by the logarithm of what they leave to 1.
     """
     here = first(points, axis)
-    drawn = ablations.alike(here)
+    drawn = ablations.of_one_start(here)
     joined = drawn[drawn.shared] if drawn.shared.any() else drawn
     curves = ablations.history(made, joined)
     places = {value: -np.log(1 - float(value)) for value in here.value.unique()}
@@ -139,10 +139,8 @@ def tornado(points: pd.DataFrame, noise: float = 0.0) -> Figure:
             end, side = (max(0, mean, *change), 1) if mean >= 0 else (min(0, mean, *change), -1)
             place = {"textcoords": "offset points", "ha": "left" if side > 0 else "right", "va": "center"}
             ax.annotate(value, (middle + end, at), (4 * side, 0), fontsize=7, color=INK, **place)
-    for y in np.arange(len(drawn) - 1) + 0.5:
-        ax.axhline(y, color="#eeeeee", lw=0.6, zorder=0)
+    rules(ax, len(drawn))
     ax.set_yticks(range(len(drawn)), names)
-    ax.tick_params(axis="y", length=0)
     ax.set(ylim=(-0.6, max(len(drawn), 2) - 0.4), xlabel="gain over FixMatch (points)")
     ax.use_sticky_edges = False  # bars are no borders
     ax.margins(x=0.12)
@@ -178,12 +176,9 @@ def votes(by_class: pd.DataFrame) -> Figure:
     A large mark is a mean, a small dot a seed; a grey bar is the class's share of the test faces. Takes
     `ablations.by_class`.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, SIZE[1]), sharey=True, width_ratios=(1.3, 1))
     if by_class.empty:
-        for ax in (left, right):
-            ax.set_axis_off()
-        figure.text(0.5, 0.5, "not run", ha="center", color=FAINT, style="italic")
-        return figure
+        return nothing()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDE, SIZE[1]), sharey=True, width_ratios=(1.3, 1))
     by_class = first(by_class)
     share = by_class.groupby("class", sort=False).share.first().sort_values(kind="stable")
     right.barh(range(len(share)), share, 0.8, color="#e4e4e4", lw=0)
@@ -202,9 +197,7 @@ def votes(by_class: pd.DataFrame) -> Figure:
             ax.plot(seeds, y, ".", color=colour, ms=4.5, mew=0, alpha=0.6)
             ax.plot(mean, y, marker, label=value, **look)
     for ax in (left, right):
-        for y in np.arange(len(share) - 1) + 0.5:
-            ax.axhline(y, color="#eeeeee", lw=0.6, zorder=0)
-        ax.tick_params(axis="y", length=0)
+        rules(ax, len(share))
     left.set_yticks(range(len(share)), list(share.index))
     left.set(xlabel="recall (%)")
     right.set(xlabel="share of the kept (%); grey: of the test faces", xlim=(0, None))

@@ -6,7 +6,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fercore.analysis.paper_vs_code import CODE, DOWN, NOT_RUN, PAPER, PLACE, UP
+from fercore.analysis.claims import NOT_RUN
+from fercore.analysis.paper_vs_code import CODE, DOWN, PAPER, PLACE, UP
 from fercore.report import figures
 from fercore.report.figures import BAND, FAINT, INK
 

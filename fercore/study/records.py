@@ -97,7 +97,7 @@ def run_key(record: Mapping) -> str:
     return files.key_of(record["config"]["run"]) if record["kind"] == "transfer" else record["key"]
 
 
-def alike(some: Sequence[Mapping]) -> list[Mapping]:
+def of_one_start(some: Sequence[Mapping]) -> list[Mapping]:
     """These runs as made from one start file: each itself, or the same run made once more.
 
     Two machines make one start twice, equal to within rounding. What is compared should not differ in that as well.
@@ -195,6 +195,8 @@ COLUMNS = (
     *("precision", "device", "threads", "seconds", "options", "text", "prompt", "steps", "lr", "tested_on"),
     *("fingerprint", "key"),
 )
+# Columns that are shares of the unlabelled faces, and how an entry of the history calls them.
+SHARES = {"kept": "kept", "right": "pseudo_accuracy", "right_kept": "pseudo_accuracy_kept"}
 
 
 def _row(record: Mapping, repeat: int) -> dict:
@@ -210,8 +212,7 @@ def _row(record: Mapping, repeat: int) -> dict:
     row |= {which: 100 * of[which]["accuracy"] for which in ("last", "best_on_test")}
     if fused := record["metrics"]["fused"]:
         row["fused"] = 100 * fused["mean_last5"]["accuracy"]
-    shares = {"kept": "kept", "right": "pseudo_accuracy", "right_kept": "pseudo_accuracy_kept"}
-    row |= {name: _mean(entry.get(key) for entry in history) for name, key in shares.items()}
+    row |= {name: _mean(entry.get(key) for entry in history) for name, key in SHARES.items()}
     levels = dict.fromkeys(level for entry in history for level in entry.get("level_accuracy", ()))
     row |= {f"level_{level}": _mean(entry["level_accuracy"].get(level) for entry in history) for level in levels}
     row |= {"memory": record["history"][-1].get("memory"), "start": record["start"]["sha256"] or ""}
