@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 from jaxtyping import Float
-from torch import Tensor
 
 from fercore import augment, paths, text
+from fercore.analysis.prompts import cosines, least_loss
 from fercore.data.check import OFFICIAL
 from fercore.data.expressions import EXPRESSIONS
 from fercore.errors import UserError
@@ -112,21 +112,8 @@ def probability(margin: float) -> float:
 
 
 def most(anchors: Float[Tensor, "k t"], temperature: float = 1.0) -> list[float]:
-    """For each class the largest p that a unit feature can give it, by gradient ascent over the feature."""
-    _, coordinates = torch.linalg.qr(anchors.double().T)  # the best feature lies among the anchors
-    f = F.normalize(coordinates.T, dim=1).clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([f], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        logits = F.normalize(f, dim=1) @ coordinates / temperature
-        value = F.cross_entropy(logits, torch.arange(len(anchors)), reduction="sum")
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    logits = F.normalize(f.detach(), dim=1) @ coordinates / temperature
-    return logits.softmax(1).diagonal().tolist()
+    """For each class the largest p that a unit feature can give it."""
+    return (-least_loss(anchors, temperature)).exp().tolist()
 
 
 @functools.cache
@@ -134,7 +121,7 @@ def drawn() -> list[tuple[float, float]]:
     """Of SEEDS untrained text encoders: mean pairwise cosine, and the lowest L_t of a balanced batch."""
     tables = [F.normalize(text.released(K, seed), dim=1) for seed in range(SEEDS)]
     pairs = torch.ones(K, K).triu(1).bool()
-    return [(float((t @ t.T)[pairs].mean()), statistics.fmean(-math.log(p) for p in most(t))) for t in tables]
+    return [(float(cosines(t)[pairs].mean()), float(least_loss(t, 1.0).mean())) for t in tables]
 
 
 def text_vectors() -> dict:
