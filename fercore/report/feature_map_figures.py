@@ -14,8 +14,7 @@ from matplotlib.patheffects import withStroke
 
 from fercore.analysis import feature_maps
 from fercore.analysis.feature_maps import ROWS
-from fercore.report.figures import INK
-from fercore.report.pseudo_label_figures import nothing
+from fercore.report.figures import INK, nothing
 from fercore.study.features import Extract
 
 CLASSES = {

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fercore import files
+from fercore.analysis.claims import NOT_RUN
 from fercore.analysis.tables import order, row_name
 from fercore.methods.api import METHODS, family, title
 from fercore.report import inline
@@ -159,9 +160,9 @@ def recall(table: pd.DataFrame) -> Figure:
     """Recall (%) at the largest budget of the table (rows: labels, method), a column for each class."""
     budget = table.index.get_level_values("labels").max()
     table = table[table.index.get_level_values("labels") == budget].droplevel("labels").rename(index=row_name)
-    figure, ax = plt.subplots(figsize=(SIZE[0], max(SIZE[1], 1.1 + 0.25 * len(table))))
     if table.empty:
-        return _nothing(figure, ax)
+        return nothing()
+    figure, ax = plt.subplots(figsize=(SIZE[0], max(SIZE[1], 1.1 + 0.25 * len(table))))
     bar = {"label": f"recall (%), {budget:,} labels", "pad": 0.02, "ticks": [0, 25, 50, 75, 100]}
     shades = sns.light_palette("#0072B2", as_cmap=True)
     sns.heatmap(table, ax=ax, annot=True, fmt=".0f", cmap=shades, vmin=0, vmax=100, linewidths=1, cbar_kws=bar)
@@ -259,7 +260,9 @@ def spread_out(n: int) -> np.ndarray:
     return np.linspace(-0.17, 0.17, n) if n > 1 else np.zeros(n)
 
 
-def _nothing(figure: Figure, ax: Axes) -> Figure:
+def nothing(said: str = NOT_RUN) -> Figure:
+    """A figure of a word, where there is nothing to draw."""
+    figure, ax = plt.subplots(figsize=(SIZE[0], 0.8))
     ax.set_axis_off()
-    ax.annotate("not run", (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
+    ax.annotate(said, (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
     return figure

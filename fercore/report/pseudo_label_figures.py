@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fercore.analysis import pseudo_labels
 from fercore.analysis.pseudo_labels import Shown
 from fercore.report import figures
-from fercore.report.figures import COLOURS, FAINT, INK, SIZE
+from fercore.report.figures import COLOURS, FAINT, INK, SIZE, nothing
 
 SIDES = {"corrected": "#009E73", "corrupted": "#D55E00"}
 COLUMNS, LINES = 6, 2  # faces of one page
@@ -167,11 +167,3 @@ def _shades(colour: str) -> plt.Colormap:
 
 def _marks() -> list[plt.Line2D]:
     return [plt.Line2D([], [], ls="", marker="s", color=colour, label=kind) for kind, colour in SIDES.items()]
-
-
-def nothing(said: str = "not run") -> Figure:
-    """A figure of a word, where there is nothing to draw."""
-    figure, ax = plt.subplots(figsize=(SIZE[0], 0.8))
-    ax.set_axis_off()
-    ax.annotate(said, (0.5, 0.5), xycoords="axes fraction", ha="center", color=FAINT, style="italic")
-    return figure
