@@ -29,9 +29,9 @@ def reproduce(
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
     # All training first; the notebooks then find their records, and two of them what else a run can leave.
-    maps, faces = (name in names for name in (plan.MAPS, dumps.NOTEBOOK))
-    if closely := [name for name in (plan.MAPS, dumps.NOTEBOOK) if name in names]:
-        sweep.complete(study, plan.runs(study, *closely), keep_weights=maps, dump=dumps.SIZE if faces else 0)
+    if closely := [name for name in names if name in (plan.MAPS, dumps.NOTEBOOK)]:
+        left = {"keep_weights": plan.MAPS in closely, "dump": dumps.SIZE if dumps.NOTEBOOK in closely else 0}
+        sweep.complete(study, plan.runs(study, *closely), **left)
     sweep.complete(study, plan.runs(study, *names))
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
