@@ -61,7 +61,7 @@ class InstanceMemory(nn.Module):
         return cosine.new_zeros(len(embedding), self.label.shape[1]).scatter_reduce_(1, name, cosine, "amax")
 
     def unfold(self, q: Float[Tensor, "m n"], p: Float[Tensor, "m k"]) -> Float[Tensor, "m n"]:
-        """q_i p(y_i), normalised over the slots i: similarities that heed the names (SimMatch); 0 where no slot has one."""
+        """q_i p(y_i), normalised over the slots i: similarities that heed the labels (SimMatch); 0 where all are 0."""
         unfolded = q * (p @ self.label.T)
         return unfolded / unfolded.sum(1, keepdim=True).clamp_min(1e-12)
 
