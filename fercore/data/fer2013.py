@@ -16,7 +16,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +125,9 @@ def cells(path: Path) -> Iterator[tuple[str, str, str]]:
                     continue
                 if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
                     raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; {ORIGIN}")
-                values = row[pixels].strip().strip("[]").replace(",", " ").replace(".0", "")
+                values = row[pixels].strip()
+                if "," in values or "." in values:  # as a list, or as floats
+                    values = " ".join(values.strip("[]").replace(",", " ").replace(".0", "").split())
                 yield row[emotion].strip(), "Training" if usage is None else row[usage].strip(), values
     except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as error:
         raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
@@ -152,7 +154,7 @@ def unpacked(path: Path) -> io.BufferedIOBase:
     return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)(path, "rb")
 
 
-def _only(path: Path, names: Iterator[str]) -> str:
+def _only(path: Path, names: Iterable[str]) -> str:
     """The CSV of an archive: the one with a known name, or the only one."""
     tables = [name for name in names if name.endswith(".csv") and all(map(pictures.ours, name.split("/")))]
     for known in NAMES:

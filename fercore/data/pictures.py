@@ -207,7 +207,7 @@ def joined(source: Source, folder: str | Path) -> Source:
             split=np.concatenate([table.split, np.full(n, UNLABELLED, np.int8)]),
             sources=[*table.sources, *(f"unlabelled/{file}" for file in files)],
             fingerprint=digest(json.dumps([table.fingerprint, *zip(files, hashes)]).encode()),
-            meta={key: np.concatenate([column, np.zeros(n, column.dtype)]) for key, column in table.meta.items()},
+            meta={key: np.concatenate([of, np.zeros((n, *of.shape[1:]), of.dtype)]) for key, of in table.meta.items()},
         )
 
     return Source(digest(source.stamp.encode(), stamp(folder, ".").encode()), read, source.root)
