@@ -140,21 +140,21 @@ class ImageEncoder(nn.Module):
         return Output(self.classify(feature), feature, F.normalize(self.project(feature), dim=1))
 
     @torch.no_grad()
-    def guess(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
-        """`together` without gradient, by the batch's statistics and without a trace in the running ones.
+    def untracked_forward(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
+        """`joint_forward` without gradient, by the batch's statistics and without a trace in the running ones.
 
-        MixMatch and its kin guess so: what they train on are mixed images, and only those may be remembered.
+        MixMatch and its kin guess labels so: they train on mixed images, and only those may be remembered.
         """
         norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         try:
             for norm in norms:
                 norm.track_running_stats = False
-            return self.together(*batches)
+            return self.joint_forward(*batches)
         finally:
             for norm in norms:
                 norm.track_running_stats = True
 
-    def together(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
+    def joint_forward(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
         """One joint forward of several batches: one normalisation statistic, one pass over the weights."""
         sizes = [len(batch) for batch in batches]
         joint = self(torch.cat(batches).contiguous(memory_format=torch.channels_last))

@@ -22,10 +22,10 @@ def kept_mean(values: Float[Tensor, " m"], keep: Bool[Tensor, " m"]) -> Float[Te
 
 
 def shares(
-    name: Int64[Tensor, " m"], classes: int, keep: Bool[Tensor, " m"] | None = None
+    labels: Int64[Tensor, " m"], classes: int, keep: Bool[Tensor, " m"] | None = None
 ) -> Float[Tensor, " k"]:
-    """Share of each class among the names, or among the kept ones; zeros where there are none."""
-    member = F.one_hot(name, classes).float()
+    """Share of each class among the labels, or among the kept ones; zeros where there are none."""
+    member = F.one_hot(labels, classes).float()
     member = member if keep is None else member * keep[:, None]
     return member.sum(0) / member.sum().clamp_min(1)
 

@@ -57,8 +57,8 @@ class InstanceMemory(nn.Module):
     def nearest(self, embedding: Float[Tensor, "m e"]) -> Float[Tensor, "m k"]:
         """Per class the largest cosine to a valid slot, floored at 0: SIT-FER as released, instead of (6, 7)."""
         cosine = torch.where(self.valid, embedding @ self.embedding.T, 0.0)
-        name = self.label.argmax(1).expand_as(cosine)
-        return cosine.new_zeros(len(embedding), self.label.shape[1]).scatter_reduce_(1, name, cosine, "amax")
+        label = self.label.argmax(1).expand_as(cosine)
+        return cosine.new_zeros(len(embedding), self.label.shape[1]).scatter_reduce_(1, label, cosine, "amax")
 
     def unfold(self, q: Float[Tensor, "m n"], p: Float[Tensor, "m k"]) -> Float[Tensor, "m n"]:
         """q_i p(y_i), normalised over the slots i: similarities that heed the labels (SimMatch); 0 where all are 0."""

@@ -1,6 +1,8 @@
 """Shapes and types of every signature in fercore are checked while the tests run, and at no other time."""
 
 import os
+import re
+import sys
 
 from jaxtyping import install_import_hook
 
@@ -24,3 +26,33 @@ def own_cache(tmp_path_factory):
 def toy_root(tmp_path_factory):
     """The made-up data set, written once; tests only read it."""
     return toy.write_faces(tmp_path_factory.mktemp("toy") / "faces")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Type `python -m fercore ...`: (exit code, lines of stdout, lines of stderr)."""
+    from fercore import cli
+
+    def typed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out.splitlines(), err.splitlines()
+
+    return typed
+
+
+@pytest.fixture
+def refused(call):
+    """The same, for input that must be refused: returns the one line on stderr."""
+
+    def typed(*arguments):
+        code, out, err = call(*arguments)
+        assert code == 2 and out == []
+        bars = [line for line in err if re.search(r"\d+/\d+ \[|img/s", line)]
+        lines = [line for line in err if line.strip() and line not in bars]
+        assert len(lines) == 1 and lines[0].startswith("error: "), err
+        return lines[0]
+
+    return typed

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import synthetic
-from test_cli import call  # noqa: F401  (fixture)
 
 from fercore.analysis import ablations, claims, repeated_runs, tables
 from fercore.errors import UserError
@@ -95,7 +94,7 @@ def test_differences_are_taken_between_runs_of_one_start(study):
     assert all("again" not in r for r in records.read(study.records))
 
 
-def test_command(call, study, tmp_path):  # noqa: F811
+def test_command(call, study, tmp_path):
     records.append(tmp_path / "more.jsonl", made_again(synthetic.run("fixmatch", 0), 1.5, sha="ab" * 32))
     code, out, _ = call("merge", study.records, tmp_path / "more.jsonl", "--again")
     assert code == 0 and out[-1].endswith("0 new records")

@@ -17,7 +17,7 @@ from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.methods import audit, resolve
 from fercore.methods.api import Batch, Context
-from fercore.training import loop
+from fercore.training import evaluate, loop
 
 K, WIDTH, TEXT, SLOTS = 7, 16, 8, 60
 LABELLED, UNLABELLED = 8, 20  # faces of a batch
@@ -35,8 +35,7 @@ def turned(code, point):
 
 
 def test_without_a_point_it_is_sitfer():
-    ours, theirs = Trial("audit", tau=0.5, delta=0.52), Trial("sitfer", tau=0.5, delta=0.52)
-    optimisers = [trial.optimiser(1e-2) for trial in (ours, theirs)]
+    ours, theirs = (Trial(name, lr=1e-2, tau=0.5, delta=0.52) for name in ("audit", "sitfer"))
     kept = admitted = 0
     for seed in range(6):
         one, two = ours.step(seed), theirs.step(seed)
@@ -50,8 +49,9 @@ def test_without_a_point_it_is_sitfer():
         two.total.backward()
         for (name, a), b in zip(ours.model.named_parameters(), theirs.model.parameters(), strict=True):
             assert torch.allclose(a.grad, b.grad, atol=1e-4), name
-        for optimiser in optimisers:
-            optimiser.step(1e-2)
+        for trial in (ours, theirs):
+            trial.optimisers["all"].step()
+            trial.optimisers["all"].zero_grad()
     assert 0 < kept < 36 and admitted > 0
 
 
@@ -314,21 +314,21 @@ def test_views_are_dropped_apart_and_half_of_each():
 # Evaluation
 
 
-def evaluated(code, toy_root, tmp_path):
+def evaluated(code, toy_root):
     """A training after three steps, its two predictions of the test faces, and the images."""
     config = toy.config("audit", options={"code": list(code)}, text="released", ema=0.0)
-    training = loop.set_up(config, toy_root, tmp_path, "cpu")
+    training = toy.set_up(config, toy_root)
     loop.prepare(training)
     for step in range(3):
         loop.train_step(training, step)
-    rows = training.data.test
-    images = augment.centre(training.images[torch.from_numpy(rows)], toy.SIZE)
-    return training, loop.evaluate(training, rows), loop.evaluate(training, rows), images
+    rows = torch.from_numpy(training.data.test)
+    images = augment.centre(training.views.images[rows], toy.SIZE)
+    return training, evaluate.predict(training, rows), evaluate.predict(training, rows), images
 
 
 @pytest.mark.parametrize("code", [(), ("dropout",), ("logits",), audit.POINTS])
-def test_evaluation(code, toy_root, tmp_path):
-    training, once, again, images = evaluated(code, toy_root, tmp_path)
+def test_evaluation(code, toy_root):
+    training, once, again, images = evaluated(code, toy_root)
     for one, two in zip(once, again):
         assert torch.equal(one, two)  # no dropout
     model, config, memory = training.ema.model, training.options, training.state.memory

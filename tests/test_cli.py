@@ -24,35 +24,6 @@ SHORT = (
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Type `python -m fercore ...`: (exit code, lines of stdout, lines of stderr)."""
-
-    def typed(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code, out.splitlines(), err.splitlines()
-
-    return typed
-
-
-@pytest.fixture
-def refused(call):
-    """The same, for input that must be refused: returns the one line on stderr."""
-
-    def typed(*arguments):
-        code, out, err = call(*arguments)
-        assert code == 2 and out == []
-        bars = [line for line in err if re.search(r"\d+/\d+ \[|img/s", line)]
-        lines = [line for line in err if line.strip() and line not in bars]
-        assert len(lines) == 1 and lines[0].startswith("error: "), err
-        return lines[0]
-
-    return typed
-
-
-@pytest.fixture
 def faces(tmp_path):
     """A copy of the data set that may be damaged."""
     return toy.write_faces(tmp_path / "faces", train=6, test=2)

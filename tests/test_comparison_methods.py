@@ -16,8 +16,8 @@ from fercore.encoders import ImageEncoder, Output
 from fercore.methods import METHODS, adacm, flexmatch, freematch, lion, resolve, views
 from fercore.methods.api import Batch, Context
 from fercore.mixing import mixup
-from fercore.study import records
-from fercore.training import loop
+from fercore.study import records, runs
+from fercore.training import evaluate, loop
 
 M = 6  # faces of a batch, labelled and unlabelled alike
 
@@ -203,7 +203,7 @@ def test_mixed_images_are_normalised_together(name, fault):
 def test_a_guess_leaves_no_trace(name, fault, monkeypatch):
     trial = Trial(name)
     if fault:  # the guess as one more forward pass in training mode
-        monkeypatch.setattr(trial.model, "guess", torch.no_grad()(trial.model.together))
+        monkeypatch.setattr(trial.model, "untracked_forward", torch.no_grad()(trial.model.joint_forward))
     passes = []
     trial.model.backbone.register_forward_pre_hook(lambda module, inputs: passes.append(inputs[0].detach().clone()))
     before = {k: v.clone() for k, v in trial.model.state_dict().items()}
@@ -364,7 +364,7 @@ def test_flexmatch_thresholds():
     state = flexmatch.State(context, flexmatch.Config())
     assert state.beta().tolist() == [0.0] * 5  # at the start everything passes
     names = [1, 2, 2, 3, 3, 3, 4, 4, 4, 4, None]  # 0, 1, 2, 3 and 4 faces of the classes
-    state.name[context.unlabelled] = torch.tensor([-1 if name is None else name for name in names])
+    state.last[context.unlabelled] = torch.tensor([-1 if name is None else name for name in names])
     assert state.beta().tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1]) == learnt(names, 5)
     assert state.thresholds(0.95).tolist() == pytest.approx([0, 0.1357, 0.3167, 0.57, 0.95], abs=5e-5)
 
@@ -375,7 +375,7 @@ def test_flexmatch_thresholds():
 def test_flexmatch(fault):
     method, config, state, batch, z = told("flexmatch", tau=0.55)
     names = [None] * 6 + [0] * 5 + [2] * 5 + [4] * 5
-    state.name[6:] = torch.tensor([-1 if n is None else n for n in names])
+    state.last[6:] = torch.tensor([-1 if n is None else n for n in names])
     step = method.step(Told(), batch, state, config)
     labelled, weak, strong = ([softmax(row) for row in view] for view in z)
     tau = [config.tau * (b if fault == "no convex map" else b / (2 - b)) for b in learnt(names, 7, fault)]  # (c)
@@ -389,7 +389,7 @@ def test_flexmatch(fault):
             now[slot] = c
     assert fault or (0 < len(terms) < M and list(now.values()) != names)
     unlabelled = sum(terms) / (len(terms) if fault == "mean over the kept" else M)
-    remembered = state.name.tolist() == [-2] * 6 + [-1 if n is None else n for n in now.values()]
+    remembered = state.last.tolist() == [-2] * 6 + [-1 if n is None else n for n in now.values()]
     losses = {"labelled": supervised, "unlabelled": unlabelled}
     agrees(step, losses, supervised + unlabelled, fault, state=remembered)
 
@@ -398,10 +398,10 @@ def test_flexmatch_of_a_face_that_occurs_twice_the_last_view_counts():
     method, config, state, batch, z = told("flexmatch", tau=0.5)
     confidence = [max(softmax(row)) for row in z[1]]
     assert confidence[2] > 0.5 > confidence[3] and confidence[4] > 0.5
-    state.name = state.name.as_subclass(Unordered)
+    state.last = state.last.as_subclass(Unordered)
     method.step(Told(), batch._replace(unlabelled_slots=torch.tensor([6, 7, 8, 8, 9, 9])), state, config)
     names = [argmax(softmax(row)) for row in z[1]]
-    assert state.name[6:10].tolist() == [-1, -1, -1, names[5]]  # slot 8: the last view was not sure
+    assert state.last[6:10].tolist() == [-1, -1, -1, names[5]]  # slot 8: the last view was not sure
 
 
 def test_flexmatch_begins_with_labels_alone():
@@ -495,19 +495,20 @@ def test_freematch_fairness_spreads_the_predictions():
 
 @pytest.mark.parametrize("method", [name for name, module in METHODS.items() if hasattr(module, "state")])
 @pytest.mark.parametrize("fault", [None, "started from the evaluation set"])
-def test_no_state_depends_on_the_evaluation_set(method, fault, toy_root, tmp_path, monkeypatch):
+def test_no_state_depends_on_the_evaluation_set(method, fault, toy_root, monkeypatch):
     def from_evaluation(run):
-        p, _ = loop.evaluate(run, run.data.test)
+        p, _ = evaluate.predict(run, torch.from_numpy(run.data.test))
         run.state.register_buffer("start", p.clone())
 
     if fault:
         monkeypatch.setattr(loop, "prepare", from_evaluation)
     states = []
     for blank in (False, True):
-        training = loop.set_up(toy.config(method), toy_root, tmp_path, "cpu")
+        training = toy.set_up(toy.config(method), toy_root)
         if blank:
-            training.images = training.images.clone()
-            training.images[training.data.test] = 0
+            images = training.views.images.clone()
+            images[training.data.test] = 0
+            training.views = training.views._replace(images=images)
         loop.prepare(training)
         for step in range(2):
             loop.train_step(training, step)
@@ -651,15 +652,15 @@ def test_adacm_contrast_teaches(fault):
     trial = decided("adacm")
     trial.state.margin.fill_(1.1)  # everything in subset II
     if fault:  # as in the first public release
-        joint = trial.model.together
+        joint = trial.model.joint_forward
 
-        def together(labelled, one, two, strong):
+        def joint_forward(labelled, one, two, strong):
             with torch.no_grad():
                 views = joint(one, two)
             first, last = joint(labelled, strong)
             return [first, *views, last]
 
-        trial.model.together = together
+        trial.model.joint_forward = joint_forward
     loss = trial.step().losses["contrast"]
     assert loss > 0 and loss.requires_grad == (fault is None)
 
@@ -760,9 +761,9 @@ def test_lion_relabels_after_three_epochs_in_a_row():
 
 def test_fully_supervised_is_the_supervised_step_on_every_label(toy_root, tmp_path):
     place = {"data_root": toy_root, "results": tmp_path, "device": "cpu", "progress": False}
-    all_labels = loop.run(toy.config("supervised", labels=0), **place)
+    all_labels = runs.make(toy.config("supervised", labels=0), **place)
     for labels in (9, 12):
-        record = loop.run(toy.config("fullysupervised", labels=labels), **place)
+        record = runs.make(toy.config("fullysupervised", labels=labels), **place)
         assert record["config"]["labels"] == 0 and len(record["split"]["labelled"]) == record["data"]["train"] == 48
         for part in ("history", "metrics", "split"):
             assert record[part] == all_labels[part]

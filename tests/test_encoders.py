@@ -140,7 +140,7 @@ def test_making_an_encoder_leaves_the_global_generator_alone():
 def test_together_is_one_joint_batch():
     model, (a, b) = ImageEncoder("toy", 3).train(), (images(3), images(5, seed=1))
     joint = copy.deepcopy(model)(torch.cat([a, b]))
-    first, second = model.together(a, b)
+    first, second = model.joint_forward(a, b)
     for whole, one, two in zip(joint, first, second):
         assert torch.equal(whole, torch.cat([one, two])) and len(one) == 3
     assert model.backbone[1].num_batches_tracked == 1  # one statistic, not one per view
@@ -296,23 +296,23 @@ def test_imagenet_without_a_network(monkeypatch, tmp_path):
         pretrained.imagenet("resnet18")
 
 
-# The guess
+# The untracked forward
 
 
 def statistics(model):
     return {k: v.clone() for k, v in model.state_dict().items() if "running" in k or "tracked" in k}
 
 
-def test_a_guess_is_by_the_batch_without_gradient_and_without_a_trace():
+def test_an_untracked_forward_is_by_the_batch_without_gradient_and_without_a_trace():
     model = ImageEncoder("wrn28_2", 3)
     model.train()
     before = statistics(model)
-    one, two = model.guess(images(4, seed=1), images(3, seed=2))
+    one, two = model.untracked_forward(images(4, seed=1), images(3, seed=2))
     assert before and all(torch.equal(v, statistics(model)[k]) for k, v in before.items())
     assert not any(part.requires_grad for output in (one, two) for part in output)
     assert all(p.requires_grad for p in model.parameters()) and model.training
     # Batch statistics: the same numbers as the joint pass in training mode, which does leave a trace.
-    joint = model.together(images(4, seed=1), images(3, seed=2))
+    joint = model.joint_forward(images(4, seed=1), images(3, seed=2))
     for got, expected in zip((one, two), joint):
         assert all(torch.equal(a, b) for a, b in zip(got, expected))
     changed = [k for k, v in before.items() if not torch.equal(v, statistics(model)[k])]
@@ -321,12 +321,12 @@ def test_a_guess_is_by_the_batch_without_gradient_and_without_a_trace():
         assert not torch.allclose(model.eval()(images(4, seed=1)).logits, one.logits, atol=1e-4)
 
 
-def test_a_guess_that_fails_leaves_the_model_as_it_was(monkeypatch):
+def test_an_untracked_forward_that_fails_leaves_the_model_as_it_was(monkeypatch):
     model = ImageEncoder("toy", 3)
     model.train()
-    monkeypatch.setattr(model, "together", lambda *batches: 1 / 0)
+    monkeypatch.setattr(model, "joint_forward", lambda *batches: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        model.guess(images())
+        model.untracked_forward(images())
     before = statistics(model)
     model(images())
     assert all(not torch.equal(v, statistics(model)[k]) for k, v in before.items())

@@ -10,9 +10,8 @@ import matplotlib
 import pytest
 import torch
 import torch.nn.functional as F
+import toy
 import yaml
-from test_cli import call, refused  # noqa: F401  (fixtures)
-from test_transfer import GIVEN
 
 matplotlib.use("Agg")
 pytest.importorskip("sklearn", reason="maps need scikit-learn (pip install 'fercore[study]')")
@@ -37,7 +36,7 @@ def profile(tmp_path_factory):
     """A YAML whose runs are finished, kept and extracted, in the folder results beside it."""
     path = tmp_path_factory.mktemp("features") / "toy.yaml"
     given = {"methods": METHODS, "text": "minilm", "dataset_options": {"n": 70, "test": 49}}
-    path.write_text(yaml.safe_dump(GIVEN | given))
+    path.write_text(yaml.safe_dump(toy.FACS | given))
     study = profiles.load(path, results=path.parent / "results")
     sweep.complete(study, device="cpu", keep_weights=True, progress=False)
     features.run(results=study.results, runs=study.runs(), device="cpu", progress=False)
@@ -324,7 +323,7 @@ def test_no_run_is_read_twice(study, monkeypatch):
     assert features.run(results=study.results, runs=study.runs(), progress=False) == (0, [])
 
 
-def test_on_the_command_line(call, refused, profile, moved, monkeypatch):  # noqa: F811
+def test_on_the_command_line(call, refused, profile, moved, monkeypatch):
     given = ["features", profile, "--results", moved.results, "--device", "cpu"]
     code, out, err = call(*given, "--methods", "supervised")
     assert code == 0 and out[-1].endswith("features: 1 new extracts")

@@ -1,69 +1,83 @@
-"""The contract of style.md, point 10, for every method and every variant in the registry."""
+"""The contract of a method, for every method and variant in the registry; the registry; methods from outside."""
 
 import copy
-from dataclasses import fields
+import linecache
+from dataclasses import dataclass, fields, replace
+from importlib import util
 
 import pytest
 import torch
+import toy
+import yaml
+from torch.nn.functional import cross_entropy
 from trial import K, Trial, faces
 
+from fercore.config import Run
 from fercore.errors import UserError
-from fercore.methods import METHODS, register, resolve
-from fercore.methods.api import Step
+from fercore.fusion import entropy
+from fercore.losses import soft_cross_entropy
+from fercore.methods import METHODS, fixmatch, register, resolve, source
+from fercore.methods.api import Step, family, title
+from fercore.study import cost, dry_run, profiles, records, sweep
+from fercore.training import loop
+from fercore.training.checkpoint import Checkpoint
 
 NAMES = [
     name if variant is None else f"{name}/{variant}"
     for name, module in METHODS.items()
     for variant in (None, *getattr(module, "VARIANTS", {}))
 ]
-LEARN_FROM_WEAK = {"pseudolabel", "mixmatch", "remixmatch", "marginmix", "adacm"}  # the others' weak views only teach
-# What makes every face enter the loss, and what makes the labelled loss the plain one.
+# What makes every face enter the loss where it is no tau, so that the tests look at a loss that looks at all.
 ALL_KEPT = {"adacm": {"floor": 0.0, "beta": 0.0}, "lion": {"floor": 0.0, "beta": 0.0}}
-PLAIN = {"audit": {"code": []}, "uda": {"signal": "none"}, "adacm": {"lambda_s": 1.0}, "lion": {"lambda_s": 1.0}}
-PLAIN |= {name: {"alpha": 0.0} for name in ("mixmatch", "remixmatch", "marginmix")}
+CONTRACT = []
 
 
-def base(name):
-    """The method of "method/variant"."""
-    return name.partition("/")[0]
+def contract(test):
+    """A point of the contract: for every method and variant, and for methods that the tests below make up."""
+    CONTRACT.append(test)
+    return pytest.mark.parametrize("name", NAMES)(test)
+
+
+def method_of(name):
+    """The module of "method/variant"."""
+    return METHODS[name.partition("/")[0]]
 
 
 def all_kept(name):
     """Options under which every unlabelled face enters the loss."""
-    known = {f.name for f in fields(METHODS[base(name)].Config)}
-    return ({"tau": 0.0} if "tau" in known else {}) | ALL_KEPT.get(base(name), {})
+    known = {f.name for f in fields(method_of(name).Config)}
+    return ({"tau": 0.0} if "tau" in known else {}) | ALL_KEPT.get(name.partition("/")[0], {})
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_loss_is_finite_and_reaches_the_encoder(name):
+@contract
+def test_loss_is_finite_and_moves_the_encoder(name):
     trial = Trial(name)
-    step = trial.step()
+    first = trial.model.backbone[0].weight
+    before = first.detach().clone()
+    step = trial.update()
     assert step.total.isfinite() and step.total.ndim == 0 and "labelled" in step.losses
     assert all(loss.isfinite() for loss in step.losses.values())
-    step.total.backward()
-    first = trial.model.backbone[0].weight.grad
-    assert first is not None and first.isfinite().all() and first.abs().sum() > 0
+    assert first.isfinite().all() and not torch.equal(first, before)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@contract
 def test_no_gradient_flows_through_a_pseudo_label(name):
     trial = Trial(name, **all_kept(name))
     batch = trial.batch()
-    inputs = batch.weak + batch.strong
-    for view in inputs:
+    for view in batch.weak + batch.strong:
         view.requires_grad_()
-    step = trial.step(batch=batch)
+    step = trial.update(batch=batch)
     for tensor in (step.target, step.keep, *step.levels.values()):
         assert tensor is None or not tensor.requires_grad
-    step.total.backward()
-    assert base(name) in LEARN_FROM_WEAK or all(view.grad is None for view in batch.weak)
+    learns = any(view.grad is not None for view in batch.weak)
+    assert learns == getattr(trial.method, "LEARNS_FROM_WEAK", False), "see LEARNS_FROM_WEAK in methods/api.py"
     assert all(view.grad.abs().sum() > 0 for view in batch.strong)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@contract
 def test_what_a_step_returns_fits_together(name):
     trial = Trial(name)
-    step = trial.step()
+    step = trial.update()
     assert isinstance(step, Step)
     if not any(trial.asks.values()):
         assert step.target is None and step.keep is None and not step.levels
@@ -73,38 +87,35 @@ def test_what_a_step_returns_fits_together(name):
         assert torch.allclose(p.sum(1), torch.ones(6), atol=1e-5) and p.min() >= 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_state_dict_round_trip_gives_the_same_next_loss(name):
+@contract
+def test_state_dict_round_trip_gives_the_same_next_step(name):
     one, two = Trial(name), Trial(name)
-    optimiser = one.optimiser(1e-3)
     for seed in range(3):
-        one.step(seed).total.backward()
-        optimiser.step(1e-3)
-    two.model.load_state_dict(copy.deepcopy(one.model.state_dict()))
-    two.state.load_state_dict(copy.deepcopy(one.state.state_dict()))
-    assert torch.equal(one.step(7).total, two.step(7).total)
-    for a, b in zip(one.state.buffers(), two.state.buffers()):
-        assert torch.equal(a, b)
+        one.update(seed)
+    two.load(one)
+    assert torch.equal(one.update(7).total, two.update(7).total)
+    for part in ("model", "state"):
+        for a, b in zip(*(getattr(trial, part).state_dict().values() for trial in (one, two)), strict=True):
+            assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@contract
 def test_ten_steps_lower_the_labelled_loss(name):
-    trial = Trial(name)
-    optimiser = trial.optimiser(1e-2)
-    losses = []
-    for _ in range(11):
-        step = trial.step(batch=trial.batch(progress=0.0))  # the first ten steps: ramps have not begun
-        losses.append(step.losses["labelled"].item())
-        step.total.backward()
-        optimiser.step(1e-2)
+    trial = Trial(name, lr=1e-2)
+    # The first ten steps: ramps have not begun.
+    losses = [trial.update(batch=trial.batch(progress=0.0)).losses["labelled"].item() for _ in range(11)]
     assert losses[-1] < 0.9 * losses[0], losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@contract
 def test_without_unsupervised_weights_the_step_is_the_supervised_one(name):
-    weights = [f.name for f in fields(METHODS[base(name)].Config) if f.name.startswith("lambda")]
-    assert weights or base(name) in ("supervised", "fullysupervised")
-    options = dict.fromkeys(weights, 0.0) | all_kept(name) | PLAIN.get(base(name), {})  # kept, and weighing nothing
+    method = method_of(name)
+    if not hasattr(method, "step"):  # an update of its own has no one loss
+        return
+    weights = [f.name for f in fields(method.Config) if f.name.startswith("lambda")]
+    assert weights or not any(Trial(name).asks.values())
+    # All are kept, and weigh nothing.
+    options = dict.fromkeys(weights, 0.0) | all_kept(name) | getattr(method, "SUPERVISED", {})
     gradients = []
     for trial in (Trial(name, **options), Trial("supervised")):
         trial.model.eval()  # in training mode the normalisation would see the other views
@@ -119,7 +130,7 @@ def test_without_unsupervised_weights_the_step_is_the_supervised_one(name):
         assert torch.allclose(gradient, theirs[key], atol=1e-6), key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@contract
 def test_second_prediction_is_a_distribution(name):
     trial = Trial(name)
     if not hasattr(trial.method, "levels"):
@@ -195,13 +206,11 @@ def test_without_a_level_its_parts_are_not_touched():
 
 
 def test_labels_weigh_the_text_loss_towards_their_anchor():
-    trial = Trial("sitfer")
+    trial = Trial("sitfer", lr=1e-2)
     batch = trial.batch()
     wrong = batch._replace(labels=(batch.labels + 1) % K)
-    optimiser = trial.optimiser(1e-2)
     for _ in range(10):
-        trial.step(batch=batch).total.backward()
-        optimiser.step(1e-2)
+        trial.update(batch=batch)
     assert trial.step(batch=batch).losses["text"] < trial.step(batch=wrong).losses["text"]
 
 
@@ -253,15 +262,350 @@ def test_options_stand_on_top_of_the_variant():
     assert config.tau == 1.0 and type(config.tau) is float
 
 
-def test_a_method_from_outside_is_registered_once_it_is_whole(monkeypatch):
-    monkeypatch.setattr("fercore.methods.METHODS", dict(METHODS))
-    fixmatch = METHODS["fixmatch"]
+# A method is one file and one line
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A profile of rendered faces, for methods by name."""
+
+    def load(*methods):
+        values = {
+            "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
+            "methods": list(methods), "evaluations": 1, "batch": 4, "unlabelled_batch": 4, "image_size": toy.SIZE,
+            "encoder": "toy", "text": "orthogonal", "precision": "fp32",
+        }  # fmt: skip
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+        return profiles.load(tmp_path / "study.yaml", results=tmp_path / "results")
+
+    return load
+
+
+def test_a_copied_file_and_a_line_are_a_method(tmp_path, monkeypatch, study):
+    file = tmp_path / "mine.py"
+    with open(fixmatch.__file__) as original:
+        file.write_text(original.read().replace('NAME, FAMILY = "FixMatch"', 'NAME, FAMILY = "Mine"'))
+    spec = util.spec_from_file_location("fercore.methods.mine", file)
+    spec.loader.exec_module(module := util.module_from_spec(spec))
+    monkeypatch.setitem(METHODS, "mine", module)  # the line
+    for point in CONTRACT:
+        point("mine")
+    assert (title("mine"), family("mine"), source("mine")) == ("Mine", family("fixmatch"), "")
+    copied = study("fixmatch", "mine")
+    sweep.complete(copied, progress=False)
+    runs = records.frame(copied)
+    assert list(runs.name) == ["FixMatch", "Mine"] and runs.family.nunique() == 1
+    assert runs.accuracy.nunique() == 1 and runs.key.nunique() == 2
+    one, two = copied.runs()
+    assert cost.images(one) == cost.images(two) == (8, 4)
+
+
+# A method from outside
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The constants of the methods below."""
+
+    lambda_u: float = 1.0
+
+
+def entropy_minimisation(model, batch, state, config):
+    """The gradient goes through the prediction that is its own target."""
+    labelled, weak = model.joint_forward(batch.labelled, batch.weak[0])
+    p = weak.logits.softmax(1)
+    losses = {"labelled": cross_entropy(labelled.logits, batch.labels), "unlabelled": entropy(p).mean()}
+    q = p.detach()
+    total = losses["labelled"] + config.lambda_u * losses["unlabelled"]
+    return Step(total, losses, q, torch.ones(len(q), dtype=torch.bool), {"semantic": q})
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The registry, as it was before when the test is over."""
+    for name in ("mine", "teacher"):
+        monkeypatch.setitem(METHODS, name, None)
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_loss_on_the_weak_view_says_so(said, registry):
+    parts = {"LEARNS_FROM_WEAK": True} if said else {}
+    register("mine", Config=Weights, VIEWS={"weak": 1, "strong": 0}, step=entropy_minimisation, **parts)
+    for point in CONTRACT:
+        if point is test_no_gradient_flows_through_a_pseudo_label and not said:
+            with pytest.raises(AssertionError, match="LEARNS_FROM_WEAK"):
+                point("mine")
+        else:
+            point("mine")
+
+
+def test_and_one_that_does_not_learn_from_it_does_not_say_so(registry):
+    parts = {"Config": fixmatch.Config, "VIEWS": fixmatch.VIEWS, "step": fixmatch.step}
+    register("mine", **parts, LEARNS_FROM_WEAK=True)
+    with pytest.raises(AssertionError, match="LEARNS_FROM_WEAK"):
+        test_no_gradient_flows_through_a_pseudo_label("mine")
+
+
+def test_a_method_from_outside_is_registered_once_it_is_whole(registry):
     parts = {"Config": fixmatch.Config, "VIEWS": fixmatch.VIEWS, "step": fixmatch.step}
     register("mine", **parts)
     register("mine", **parts)  # a cell that is run twice
     module, config = resolve("mine", {"tau": 0.5})
     assert module.step is fixmatch.step and config.tau == 0.5
+    assert (title("mine"), family("mine")) == ("mine", "own")
+    register("mine", **vars(fixmatch))  # a whole module
+    assert title("mine") == "FixMatch" and source("mine")
     with pytest.raises(UserError, match="method other: VIEWS missing"):
         register("other", Config=fixmatch.Config, step=fixmatch.step)
+    with pytest.raises(UserError, match="method other: step missing"):
+        register("other", Config=fixmatch.Config, VIEWS=fixmatch.VIEWS)
     with pytest.raises(UserError, match="fixmatch: this name is taken"):
         register("fixmatch", **parts)
+
+
+# It is known by its source
+
+
+CELLS = """
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from fercore.methods.api import Step
+
+power, other = 2.0, 1
+
+
+@dataclass(frozen=True)
+class Config:
+    lambda_u: float = 1.0
+    rates: tuple = field(default_factory=tuple)
+
+    @property
+    def twice(self):
+        return 2 * self.lambda_u
+
+
+class Base(nn.Module):
+    start = 0.5
+
+
+class State(Base):
+    def __init__(self, context, config):
+        super().__init__()
+        self.register_buffer("mean", torch.full((context.classes,), self.start))
+
+
+def weight(confidence):
+    return confidence**power
+
+
+def scaled(factor):
+    def step(model, batch, state, config):
+        labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
+        with torch.no_grad():
+            q = model(batch.weak[0]).logits.softmax(1)
+            each = [weight(c) for c in q.max(1)[0]]
+        unlabelled = torch.stack(each) * cross_entropy(strong.logits, q.argmax(1), reduction="none")
+        losses = {"labelled": cross_entropy(labelled.logits, batch.labels), "unlabelled": unlabelled.mean()}
+        total = losses["labelled"] + factor * config.lambda_u * losses["unlabelled"]
+        return Step(total, losses, q, torch.ones(len(q), dtype=torch.bool), {"semantic": q})
+
+    return step
+
+
+parts = dict(Config=Config, VIEWS={"weak": 1, "strong": 1}, step=scaled(1.0), state=State, NAME="Mine")
+"""
+
+
+def run_cells(text=CELLS, known=True):
+    """Register what these cells define, as a notebook does: in a module without a file, its text in `linecache`."""
+    file = f"<cells {hash(text)} {known}>"
+    if known:
+        linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
+    around = {"__name__": "__main__"}
+    exec(compile(text, file, "exec"), around)
+    register("mine", **around["parts"])
+
+
+EDITS = {
+    "step": ("each) * cross", "each) / cross"),
+    "what the step calls": ("confidence**power", "confidence * power"),
+    "what that reads": ("power, other = 2.0, 1", "power, other = 3.0, 1"),
+    "what is enclosed": ("scaled(1.0)", "scaled(2.0)"),
+    "a default": ("lambda_u: float = 1.0", "lambda_u: float = 2.0"),
+    "a field": ("    lambda_u: float = 1.0", "    lambda_u: float = 1.0\n    gamma: float = 1.0"),
+    "a property": ("2 * self.lambda_u", "3 * self.lambda_u"),
+    "the state": ("context.classes,", "1 + context.classes,"),
+    "its base": ("start = 0.5", "start = 0.6"),
+    "views": ('"weak": 1', '"weak": 2'),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edited_code_is_another_source(edit, registry):
+    run_cells()
+    before = source("mine")
+    run_cells()
+    assert source("mine") == before == source("mine/variant") and len(before) == 16
+    edited = CELLS.replace(*EDITS[edit])
+    run_cells(edited)
+    assert edited != CELLS and source("mine") != before
+
+
+@pytest.mark.parametrize("old, new", [("other = 2.0, 1", "other = 2.0, 5"), ('NAME="Mine"', 'NAME="My own"')])
+def test_what_is_no_part_of_the_method_is_no_part_of_its_source(old, new, registry):
+    run_cells()
+    before = source("mine")
+    edited = CELLS.replace(old, new)
+    run_cells(edited)
+    assert edited != CELLS and source("mine") == before
+
+
+def test_code_without_text_is_known_by_its_byte_code(registry):
+    run_cells(known=False)
+    before = source("mine")
+    run_cells(known=False)
+    assert source("mine") == before
+    run_cells(CELLS.replace("each) * cross", "each) / cross"), known=False)
+    assert source("mine") != before
+
+
+def test_files_of_the_package_have_no_source():
+    assert {source(name) for name in (*NAMES, "unheard-of")} == {""}
+    assert "source" not in Run("facs", "fixmatch", 14).to_dict()
+
+
+def test_edited_code_under_the_same_name_is_another_run(registry, study):
+    run_cells()
+    mine = study("fixmatch", "mine")
+    first = mine.runs()
+    assert [run.source for run in first] == ["", source("mine")]
+    sweep.complete(mine, first, progress=False)
+    assert sweep.missing(mine) == []
+    run_cells(CELLS.replace("power, other = 2.0", "power, other = 9.0"))
+    second = mine.runs()
+    assert second[0] == first[0] and sweep.missing(mine) == [second[1]]
+    sweep.complete(mine, second, progress=False)
+    shown = [records.frame(mine, grid).query("method == 'mine'") for grid in (first, second)]
+    assert [len(rows) for rows in shown] == [1, 1] and len(records.read(mine.records)) == 3
+    losses = [record["history"][-1]["loss"]["unlabelled"] for record in records.read(mine.records)[1:]]
+    assert losses[0] != losses[1]
+    with pytest.raises(UserError, match="mine: not the code that this run was listed with"):
+        sweep.complete(mine, [replace(first[1], seed=5)], progress=False)
+
+
+# An update of its own
+
+
+def copied(context, config):
+    """The teacher."""
+    return copy.deepcopy(context.model)
+
+
+def two(model, state, config, lr):
+    """One for each network."""
+    teacher = torch.optim.SGD(state.parameters(), 3 * lr, momentum=0.9)
+    return {"student": torch.optim.Adam(model.parameters(), lr), "teacher": teacher}
+
+
+def feedback(training, batch):
+    """The student learns from the teacher, and the teacher from what that did for the student on labels."""
+    student, teacher, y = training.model, training.state, batch.labels
+    labelled, strong = student.joint_forward(batch.labelled, batch.strong[0])
+    own, weak = teacher.joint_forward(batch.labelled, batch.weak[0])
+    q = weak.logits.detach().softmax(1)
+    losses = {"labelled": cross_entropy(labelled.logits, y), "student": soft_cross_entropy(strong.logits, q).mean()}
+    training.descend(sum(losses.values()), "student")
+    with torch.no_grad():
+        gain = losses["labelled"] - cross_entropy(student(batch.labelled).logits, y)
+    losses["teacher"] = cross_entropy(own.logits, y) + gain * cross_entropy(weak.logits, q.argmax(1))
+    training.descend(losses["teacher"], "teacher")
+    return Step(sum(losses.values()), losses, q, torch.ones(len(q), dtype=torch.bool), {"semantic": q})
+
+
+@pytest.fixture
+def teacher(registry):
+    parts = {"state": copied, "optimisers": two, "update": feedback, "LEARNS_FROM_WEAK": True}
+    register("teacher", Config=Weights, VIEWS={"weak": 1, "strong": 1}, **parts)
+
+
+def parameters(training):
+    """Of both networks."""
+    return [[p.detach().clone() for p in part.parameters()] for part in (training.model, training.state)]
+
+
+def test_two_networks_keep_the_contract_and_cost_what_they_pass(teacher):
+    for point in CONTRACT:
+        point("teacher")
+    config = Run("facs", "teacher", 14, batch=3, unlabelled_batch=4)
+    assert cost.images(config) == (3 + 4 + 3 + 4, 3)
+    assert dry_run.state_bytes(config) == dry_run.model_bytes(config)
+
+
+def test_each_descent_moves_what_its_optimisers_hold(teacher, toy_root):
+    training = toy.set_up(toy.config("teacher"), toy_root)
+    batch = loop.batch(training, 0)[0]
+
+    def loss():  # of both networks
+        return sum(model(batch.labelled).logits.square().mean() for model in (training.model, training.state))
+
+    for names, moved in ((["student"], [True, False]), (["teacher"], [False, True]), ([], [True, True])):
+        before = parameters(training)
+        training.descend(loss(), *names)
+        after = parameters(training)
+        assert [any(not torch.equal(a, b) for a, b in zip(*part)) for part in zip(before, after)] == moved
+        assert all(p.grad is None for part in (training.model, training.state) for p in part.parameters())
+
+
+@pytest.mark.parametrize("fault", [None, "stale"])
+def test_after_a_descent_the_new_weights_are_seen_in_bf16_too(fault, teacher, toy_root, monkeypatch):
+    clear, seen = torch.clear_autocast_cache, []
+
+    def update(training, batch):
+        loss = cross_entropy(training.model(batch.labelled).logits, batch.labels)
+        training.descend(loss, "student")
+        seen.append(training.model(batch.labelled).feature)
+        clear()
+        seen.append(training.model(batch.labelled).feature)
+        return Step(loss, {})
+
+    monkeypatch.setattr(METHODS["teacher"], "update", update)
+    if fault:
+        monkeypatch.setattr(torch, "clear_autocast_cache", lambda: None)
+    training = toy.set_up(toy.config("teacher", precision="bf16", lr=0.1), toy_root)
+    loop.train_step(training, 0)
+    assert torch.equal(*seen) == (fault is None)
+
+
+def test_the_schedule_rules_every_optimiser(teacher, toy_root):
+    training = toy.set_up(toy.config("teacher", schedule="cosine"), toy_root)
+    for step in (0, 4, 7):
+        loop.train_step(training, step)
+        share = loop.schedule(training.config, step)
+        rates = {name: optimiser.param_groups[0]["lr"] for name, optimiser in training.optimisers.items()}
+        assert rates == pytest.approx({"student": 3e-3 * share, "teacher": 9e-3 * share})
+    assert share < 0.5
+
+
+@pytest.mark.parametrize("fault", [None, "teacher", "student"])
+def test_killed_half_way_both_optimisers_go_on(fault, teacher, toy_root, tmp_path):
+    config = toy.config("teacher", schedule="cosine", steps=10, evaluations=5)
+    saved = Checkpoint(tmp_path / "run.pt", every=3)
+
+    def killed(step):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(config, toy_root, checkpoint=saved, watch=killed)
+    if fault:  # a checkpoint without one's moments
+        state = saved.load(toy.CPU)
+        state["optimisers"][fault]["state"] = {}
+        saved.save(state)
+    whole, again = toy.run(config, toy_root), toy.run(config, toy_root, checkpoint=saved)
+    assert (whole.record == again.record) == (fault is None)
+    for part in ("model", "state") if fault is None else ():
+        for a, b in zip(*(made.weights[part].values() for made in (whole, again)), strict=True):
+            assert torch.equal(a, b)

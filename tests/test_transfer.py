@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import synthetic
 import torch
+import toy
 import yaml
-from test_cli import call, refused  # noqa: F401  (fixtures)
 
 from fercore import files
 from fercore.analysis import claims, tables
@@ -16,11 +16,6 @@ from fercore.errors import UserError
 from fercore.study import profiles, records, sweep, transfer
 from fercore.training import checkpoint, loop
 
-GIVEN = {
-    "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
-    "methods": ["supervised", "sitfer", "audit/released", "fullysupervised"], "evaluations": 1, "batch": 4,
-    "unlabelled_batch": 4, "image_size": 24, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "lr": 0.003,
-}  # fmt: skip
 SAME = transfer.Target("facs", {"n": 70, "test": 35})
 
 
@@ -28,7 +23,7 @@ SAME = transfer.Target("facs", {"n": 70, "test": 35})
 def profile(tmp_path_factory):
     """A YAML whose runs are finished and kept, in the folder results beside it."""
     path = tmp_path_factory.mktemp("transfer") / "toy.yaml"
-    path.write_text(yaml.safe_dump(GIVEN))
+    path.write_text(yaml.safe_dump(toy.FACS))
     study = profiles.load(path, results=path.parent / "results")
     sweep.complete(study, device="cpu", keep_weights=True, progress=False)
     return path
@@ -138,8 +133,6 @@ def test_weights_of_another_run(study):
 
 
 def test_sets_that_share_nothing(study, tmp_path):
-    import toy
-
     root = toy.write_faces(tmp_path / "faces", classes=("cat", "dog", "happiness"), train=2, test=2)
     with pytest.raises(UserError, match="own: shares 1 classes with facs; at least 2 are needed"):
         go(study, transfer.Target("own", {"classes": ["cat", "dog", "happiness"]}), root)
@@ -161,7 +154,7 @@ def test_other_records_do_not_notice(study, tmp_path):
     assert records.finished(records.read(target)).keys() == records.finished(both).keys()
 
 
-def test_on_the_command_line(call, study, profile, toy_root):  # noqa: F811
+def test_on_the_command_line(call, study, profile, toy_root):
     arguments = ["transfer", profile, "--to", "own", "--data-root", toy_root, "--results", study.results]
     code, out, err = call(*arguments, "--device", "cpu")
     assert code == 0 and out[-1].endswith("4 new records of runs on own")
@@ -174,7 +167,7 @@ def test_on_the_command_line(call, study, profile, toy_root):  # noqa: F811
     assert sum("2 finished runs left no weights: python -m fercore sweep" in line for line in err) == 1
 
 
-def test_bad_target(refused, study, profile):  # noqa: F811
+def test_bad_target(refused, study, profile):
     line = refused("transfer", profile, "--to", "celeba", "--results", study.results)
     assert "unknown data set 'celeba'" in line
     assert len(records.read(study.records)) == 4

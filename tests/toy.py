@@ -3,13 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 
 from fercore.config import Run
 from fercore.convolution import by_columns
+from fercore.data import prepare
 from fercore.encoders import BACKBONES
+from fercore.training import loop
+from fercore.training.pretrained import Start
 
+CPU = torch.device("cpu")
 CLASSES = ("anger", "happiness", "neutral")
 SIZE = 24
 
@@ -26,6 +31,13 @@ def network() -> nn.Module:
 
 
 BACKBONES["toy"] = (network, 16)
+
+# Values of a profile on rendered faces, which need no folder.
+FACS = {
+    "dataset": "facs", "dataset_options": {"n": 70, "test": 35}, "labels": [14], "seeds": [0], "steps": 3,
+    "methods": ["supervised", "sitfer", "audit/released", "fullysupervised"], "evaluations": 1, "batch": 4,
+    "unlabelled_batch": 4, "image_size": SIZE, "encoder": "toy", "text": "orthogonal", "precision": "fp32", "lr": 3e-3,
+}  # fmt: skip
 
 
 def picture(label: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
@@ -60,3 +72,18 @@ def config(method: str = "sitfer", **changes) -> Run:
 def content(record: dict) -> dict:
     """A record without its provenance, which tells of the machine and the clock."""
     return {key: value for key, value in record.items() if key != "provenance"}
+
+
+def set_up(config: Run, root: Path | None) -> loop.Training:
+    """A training on these pictures, at its first step."""
+    return loop.set_up(config, data(config, root), Start(), CPU)
+
+
+def run(config: Run, root: Path | None, **options) -> loop.Outcome:
+    """The training itself; nothing is stored. `options` are those of `loop.run`."""
+    return loop.run(config, data(config, root), Start(), device=CPU, progress=False, **options)
+
+
+def data(config: Run, root: Path | None) -> prepare.Data:
+    """The faces of a run."""
+    return prepare.prepare(config.dataset, root, size=config.image_size, options=config.dataset_options)

@@ -1,12 +1,14 @@
 """One step of a method on made-up faces, and what else the tests of methods share."""
 
+import copy
+
 import torch
 import toy
 
 from fercore.encoders import ImageEncoder
 from fercore.methods import resolve, views
 from fercore.methods.api import Batch, Context, Step
-from fercore.training.optimisers import Adam
+from fercore.training import loop
 
 K, SLOTS = len(toy.CLASSES), 30
 
@@ -31,10 +33,11 @@ def faces(n, seed):
 
 
 class Trial:
-    """A method on random views: model, state and batches."""
+    """A method on random views: model, state, optimisers and batches. To a method's `update` it is the training."""
 
-    def __init__(self, name, **options):
+    def __init__(self, name, lr=1e-3, **options):
         self.method, self.config = resolve(name, options)
+        self.options = self.config
         uses_text = getattr(self.method, "uses_text", lambda config: False)(self.config)
         table = torch.linalg.qr(torch.randn(8, K, generator=torch.Generator().manual_seed(0)))[0].T.contiguous()
         text = table if uses_text else None
@@ -43,12 +46,13 @@ class Trial:
         self.model.unit = getattr(self.config, "unit", False)
         self.slots = torch.arange(9)
         width = self.model.width, self.model.embedding_width
-        context = Context(K, SLOTS, self.slots, torch.arange(9, SLOTS), *width, text, seed=0)
+        context = Context(K, SLOTS, self.slots, torch.arange(9, SLOTS), *width, text, 0, self.model)
         make = getattr(self.method, "state", lambda context, config: torch.nn.Module())
         self.state = make(context, self.config)
         if hasattr(self.method, "prepare"):
             self.method.prepare(self.encode, self.slots, faces(9, seed=99)[1], self.state)
         self.model.train()
+        self.optimisers = loop.optimisers(self.method, self.model, self.state, self.config, lr)
 
     def encode(self):
         """The model's output on the nine labelled faces."""
@@ -56,9 +60,6 @@ class Trial:
             output = self.model.eval()(faces(9, seed=99)[0])
         self.model.train()
         return output
-
-    def optimiser(self, lr):
-        return Adam([*self.model.parameters(), *self.state.parameters()], lr=lr)
 
     def batch(self, seed=0, progress=0.5):
         x, labels = faces(6, seed)
@@ -78,3 +79,25 @@ class Trial:
 
     def step(self, seed=0, batch=None) -> Step:
         return self.method.step(self.model, batch or self.batch(seed), self.state, self.config)
+
+    def descend(self, loss, *names):
+        """As a training descends, but that gradients reach the views, too."""
+        loss.backward()
+        for name in names or self.optimisers:
+            self.optimisers[name].step()
+            self.optimisers[name].zero_grad()
+
+    def update(self, seed=0, batch=None) -> Step:
+        """As the loop has it: the method's own update, or its step and one descent."""
+        if hasattr(self.method, "update"):
+            return self.method.update(self, batch or self.batch(seed))
+        step = self.step(seed, batch)
+        self.descend(step.total)
+        return step
+
+    def load(self, other):
+        """All that a checkpoint holds of another trial."""
+        for mine, theirs in ((self.model, other.model), (self.state, other.state)):
+            mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(copy.deepcopy(other.optimisers[name].state_dict()))

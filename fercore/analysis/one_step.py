@@ -144,7 +144,7 @@ def _look(run: loop.Training, shown: int) -> dict[str, Tensor]:
     weak = augment.weak(views.images[candidates], size, generator(seed, "close-up, weak"))
     strong = augment.strong(views.images[candidates], size, generator(seed, "close-up, strong"))
     own = augment.weak(views.images[labelled], size, generator(seed, "close-up, labelled"))
-    first, third = run.model.together(own, strong)
+    first, third = run.model.joint_forward(own, strong)
     second = run.model(weak)
     order = fusion.divergence(run.method.levels(run.model, second, run.state, run.options)).argsort()
     pick = torch.cat([order[: shown // 2], order[-(shown - shown // 2) :]])

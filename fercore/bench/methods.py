@@ -63,7 +63,7 @@ def plain(trained: int, guessed: int) -> ModuleType:
         with torch.no_grad():
             for view in views[trained - 1 :]:
                 model(view)
-        outputs = model.together(batch.labelled, *views[: trained - 1])
+        outputs = model.joint_forward(batch.labelled, *views[: trained - 1])
         loss = cross_entropy(outputs[0].logits, batch.labels)
         total = loss + sum(output.logits.square().mean() for output in outputs[1:])
         return Step(total, {"labelled": loss})

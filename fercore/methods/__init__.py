@@ -21,9 +21,9 @@ from fercore.methods import (
     supervised,
     uda,
 )
-from fercore.methods.api import METHODS, Batch, Context, Encode, Step, budget, register, resolve, views
+from fercore.methods.api import METHODS, Batch, Context, Encode, Step, budget, register, resolve, source, views
 
-__all__ = ["METHODS", "Batch", "Context", "Encode", "Step", "api", "budget", "register", "resolve", "views"]
+__all__ = ["METHODS", "Batch", "Context", "Encode", "Step", "api", "budget", "register", "resolve", "source", "views"]
 
 # In the order of SIT-FER's Table I, then the rows that it omits, then the audit.
 for module in (

@@ -1,6 +1,6 @@
 """Ada-CM (Li et al., CVPR 2022): adaptive confidence margin.
 
-    T_c  = mean top probability of the labelled faces of class c that are named right, after every epoch
+    T_c  = mean top probability of the labelled faces of class c that are predicted right, after every epoch
     M_c  = max(floor, beta T_c / (1 + gamma^-t)),  gamma = e, t = epoch
     p_u  = (p(w_1(u)) + p(w_2(u))) / 2, no gradient;  subset I: max p_u >= M of its class;  subset II: the rest
     L_u  = (1/m) sum_{I} H(onehot(argmax p_u), p(s(u)))
@@ -21,8 +21,10 @@ from fercore.encoders import ImageEncoder
 from fercore.losses import info_nce, masked_mean
 from fercore.methods.api import Batch, Context, Encode, Step
 
-NAME, FAMILY = "Ada-CM", "faces"
+NAME, FAMILY = "Ada-CM", "class margins"
 VIEWS = {"weak": 2, "strong": 1}
+LEARNS_FROM_WEAK = True  # the contrast
+SUPERVISED = {"lambda_s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ state = State
 
 def refresh(encode: Encode, slots: Tensor, labels: Tensor, state: State, config: Margins) -> None:
     """New margins after an epoch."""
-    confidence, name = encode().logits.softmax(1).max(1)
-    right = one_hot(labels, len(state.margin)) * (name == labels)[:, None]
+    confidence, pseudo_label = encode().logits.softmax(1).max(1)
+    right = one_hot(labels, len(state.margin)) * (pseudo_label == labels)[:, None]
     state.epoch += 1
     mean = (right * confidence[:, None]).sum(0) / right.sum(0).clamp_min(1)
     state.margin.copy_((config.beta * mean / (1 + torch.exp(-state.epoch))).clamp_min(config.floor))
@@ -67,14 +69,14 @@ def refresh(encode: Encode, slots: Tensor, labels: Tensor, state: State, config:
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """Labelled loss, consistency in subset I, contrast in subset II."""
-    labelled, one, two, strong = model.together(batch.labelled, *batch.weak, batch.strong[0])
+    labelled, one, two, strong = model.joint_forward(batch.labelled, *batch.weak, batch.strong[0])
     with torch.no_grad():
         p = (one.logits.softmax(1) + two.logits.softmax(1)) / 2
-        confidence, name = p.max(1)
-        keep = confidence >= state.margin[name]
+        confidence, pseudo_label = p.max(1)
+        keep = confidence >= state.margin[pseudo_label]
     losses = {
         "labelled": cross_entropy(labelled.logits, batch.labels),
-        "unlabelled": masked_mean(cross_entropy(strong.logits, name, reduction="none"), keep),
+        "unlabelled": masked_mean(cross_entropy(strong.logits, pseudo_label, reduction="none"), keep),
         "contrast": info_nce(one.embedding, two.embedding, config.temperature, ~keep),
     }
     total = config.lambda_s * losses["labelled"] + config.lambda_u * losses["unlabelled"]

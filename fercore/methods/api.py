@@ -2,6 +2,7 @@
 
 A method is a module with
 
+* `NAME` and `FAMILY`: what tables call it, and which kind of method it is, by which figures colour it;
 * `Config`: a frozen dataclass of its constants;
 * `VIEWS`: how many weak and strong views of the unlabelled batch it asks for (`views(config)` where a constant says);
 * `step(model, batch, state, config) -> Step`: its losses on one batch;
@@ -14,10 +15,25 @@ and, where it needs them,
 * `levels(model, output, state, config)`: named probabilities that are fused for a second prediction, with the
   weights of `fusion(config)`, else equally;
 * `uses_text(config) -> bool` and `VARIANTS`: named configurations of the same code ("authors": the original ones);
-* `ALL_LABELS = True`: it trains on every label, whatever the budget.
+* `ALL_LABELS = True`: it trains on every label, whatever the budget;
+* `LEARNS_FROM_WEAK = True`: its loss is taken on the weak views too, as in entropy minimisation, where the gradient
+  through the prediction is wanted, or in MixUp. Without it the weak views give targets and no gradient, and the
+  contract test holds it to that. What it returns as `target` and `levels` has no gradient in any case;
+* `SUPERVISED`: options that it needs, beside every `lambda` at 0, for a step on the labelled loss alone.
 
-A new method is one file and one line in `methods/__init__.py`; the contract test covers it at once. `register` adds
-one from outside.
+One Adam over the parameters of model and state, and one descent a step, are the default. A method with another rhythm,
+such as a teacher and a student, brings
+
+* `optimisers(model, state, config, lr) -> dict`: its optimisers by name. `lr` is the run's; the loop applies the
+  schedule to the rate that each begins with, and checkpoints hold them all;
+* `update(training, batch) -> Step`, in the place of `step`: the whole update. `training` is what a run consists of
+  (`training.model`, `.state`, `.options`, `.optimisers`), and `training.descend(loss, "student")` moves what the
+  optimisers of these names hold, and nothing else, down a loss; a forward pass after it sees the new weights. The
+  Step that it returns is for the diagnostics. What is averaged and tested is `training.model`; a second network is
+  part of the state, made there as a copy of `context.model`.
+
+A new method is one file and one line in `methods/__init__.py`: contract tests, tables and figures take it from there.
+`register` adds one from outside.
 """
 
 from collections.abc import Callable
@@ -29,9 +45,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fercore import files
 from fercore.config import typed
-from fercore.encoders import Output
+from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
+from fercore.methods import code
 
 Encode = Callable[[], Output]  # what the averaged model says of all labelled faces, plainly viewed
 
@@ -70,6 +88,7 @@ class Context(NamedTuple):
     width: int  # of the embedding
     text: Float[Tensor, "k t"] | None  # prompt table
     seed: int  # of a method's own parameters
+    model: ImageEncoder | None = None  # with its start loaded; a teacher is a copy of it
 
 
 METHODS: dict[str, ModuleType] = {}  # by name, in the order of the tables
@@ -78,15 +97,34 @@ METHODS: dict[str, ModuleType] = {}  # by name, in the order of the tables
 def register(name: str, **parts: object) -> None:
     """Add a method written elsewhere, in a notebook or in a package of your own, for this session.
 
-    `parts` are what its module would hold: Config, VIEWS, step, and whatever else it needs. Raises UserError
-    when one of these three is missing, and for a name that is taken by a file of this folder.
+    `parts` are what its module would hold: Config, VIEWS, step or update, and whatever else it needs. Registered
+    again, the name means the new code. Raises UserError when one of these three is missing, and for a name that is
+    taken by a file of this folder.
     """
-    if missing := sorted({"Config", "VIEWS", "step"} - set(parts)):
+    missing = sorted({"Config", "VIEWS"} - set(parts)) + ["step"] * (not {"step", "update"} & set(parts))
+    if missing:
         raise UserError(f"method {name}: {', '.join(missing)} missing; a method has Config, VIEWS and step")
-    if getattr(METHODS.get(name), "__file__", None):
+    if _has_file(METHODS.get(name)):
         raise UserError(f"method {name}: this name is taken; choose another one")
-    METHODS[name] = ModuleType(name, parts["step"].__doc__)
-    vars(METHODS[name]).update(parts)
+    METHODS[name] = ModuleType(name, (parts.get("step") or parts["update"]).__doc__)
+    vars(METHODS[name]).update({part: value for part, value in parts.items() if not part.startswith("__")})
+
+
+def source(name: str) -> str:
+    """Digest of the code of a method that was registered, so that edited code is another run; else "".
+
+    A method of this folder is identified by its name: its code has a version, which the record keeps. Of a registered
+    one count the source text of its parts and what they use of the code beside them; how tables call it does not.
+    """
+    method = METHODS.get(name.partition("/")[0])
+    if method is None or _has_file(method):
+        return ""
+    parts = {k: v for k, v in vars(method).items() if not k.startswith("__") and k not in ("NAME", "FAMILY")}
+    return files.key_of({part: code.written(value) for part, value in parts.items()})
+
+
+def _has_file(method: ModuleType | None) -> bool:
+    return hasattr(method, "__file__")
 
 
 def views(method: ModuleType, config: object) -> dict[str, int]:

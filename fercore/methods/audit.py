@@ -35,6 +35,7 @@ from fercore.methods.api import Batch, Context, Step
 
 NAME, FAMILY = "SIT-FER as released", "SIT-FER"
 VIEWS = sitfer.VIEWS
+SUPERVISED = {"code": []}
 POINTS = (
     "logits", "max", "unaligned", "hard", "weights", "selected", "cosine", "overwrite", "fixed", "dropout", "threshold",
 )  # fmt: skip
@@ -127,7 +128,7 @@ def step(model: ImageEncoder, batch: Batch, state: sitfer.State, config: Config)
     """Loss of one step."""
     code = config.code
     labelled, strong = (
-        dropped(model, output, batch, config) for output in model.together(batch.labelled, batch.strong[0])
+        dropped(model, output, batch, config) for output in model.joint_forward(batch.labelled, batch.strong[0])
     )
     if "overwrite" in code:
         state.memory.write(batch.labelled_slots, labelled.embedding, batch.labels)
@@ -136,9 +137,9 @@ def step(model: ImageEncoder, batch: Batch, state: sitfer.State, config: Config)
         score = scores(model, weak, state, config)
         target = fused(score, batch.progress, config)
         target = target if "unaligned" in code else state.alignment(target)
-        confidence, name = target.max(1)
+        confidence, pseudo_label = target.max(1)
         keep = confidence > (THRESHOLD if "threshold" in code else config.tau)
-        aim = F.one_hot(name, target.shape[1]).to(target.dtype) if "hard" in code else target
+        aim = F.one_hot(pseudo_label, target.shape[1]).to(target.dtype) if "hard" in code else target
     text_logits = similarity(model.to_text(labelled.feature), state.text) / temperature(config)
     each = soft_cross_entropy(strong.logits, aim)
     losses = {
@@ -151,5 +152,5 @@ def step(model: ImageEncoder, batch: Batch, state: sitfer.State, config: Config)
     if "overwrite" not in code:
         state.memory.write(batch.labelled_slots, labelled.embedding, batch.labels)
     if "fixed" not in code:
-        state.memory.admit(batch.unlabelled_slots, weak.embedding, name, confidence > config.delta)
+        state.memory.admit(batch.unlabelled_slots, weak.embedding, pseudo_label, confidence > config.delta)
     return Step(total, losses, target, keep, {level: s.softmax(1) for level, s in score.items()})

@@ -29,14 +29,14 @@ class Config:
 
 def step(model: ImageEncoder, batch: Batch, state: nn.Module, config: Config) -> Step:
     """Labelled loss and masked consistency with the hard pseudo-label."""
-    labelled, strong = model.together(batch.labelled, batch.strong[0])
+    labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
     with torch.no_grad():
         q = model(batch.weak[0]).logits.softmax(1)
-        confidence, name = q.max(1)
+        confidence, pseudo_label = q.max(1)
         keep = confidence >= config.tau
     losses = {
         "labelled": cross_entropy(labelled.logits, batch.labels),
-        "unlabelled": masked_mean(cross_entropy(strong.logits, name, reduction="none"), keep),
+        "unlabelled": masked_mean(cross_entropy(strong.logits, pseudo_label, reduction="none"), keep),
     }
     total = losses["labelled"] + config.lambda_u * losses["unlabelled"]
     return Step(total, losses, q, keep, {"semantic": q})

@@ -8,9 +8,9 @@
              pbar, hbar: mean and histogram of p(s(u)) over the faces that passed
     L      = L_s + lambda_u L_u + lambda_f L_f                                                         (f)
 
-L_f is added with this sign, as released: it spreads the predictions where a class is named more often than its
-probability warrants. A class that nobody named has no ratio and is left out; the sum differs from the full one by a
-constant. Averages start at 1/k.
+L_f is added with this sign, as released: it spreads the predictions where a class is predicted more often than its
+probability warrants. A class that is never predicted has no ratio and is left out; the sum differs from the full one
+by a constant. Averages start at 1/k.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ class State(nn.Module):
         """(a) and (b) with one batch of predictions [m, k]."""
         start = (1 + self.t) / (10 + self.t)
         rho = start.clamp(max=config.rho) if config.short_start else torch.full_like(start, config.rho)
-        confidence, name = q.max(1)
-        now = confidence.mean(), q.mean(0), shares(name, len(self.p))
+        confidence, pseudo_label = q.max(1)
+        now = confidence.mean(), q.mean(0), shares(pseudo_label, len(self.p))
         for average, batch in zip((self.tau, self.p, self.h), now):
             average.copy_(torch.lerp(batch, average, rho))
         self.t += 1
@@ -75,15 +75,15 @@ def fairness(state: State, p: Tensor, keep: Tensor) -> Tensor:
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """FixMatch's losses under thresholds from the running averages, and fairness."""
-    labelled, strong = model.together(batch.labelled, batch.strong[0])
+    labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
     with torch.no_grad():
         q = model(batch.weak[0]).logits.softmax(1)
-        confidence, name = q.max(1)
+        confidence, pseudo_label = q.max(1)
         state.move(q, config)
-        keep = confidence >= (state.tau * state.p / state.p.max())[name]  # (c)
+        keep = confidence >= (state.tau * state.p / state.p.max())[pseudo_label]  # (c)
     losses = {
         "labelled": cross_entropy(labelled.logits, batch.labels),
-        "unlabelled": masked_mean(cross_entropy(strong.logits, name, reduction="none"), keep),  # (d)
+        "unlabelled": masked_mean(cross_entropy(strong.logits, pseudo_label, reduction="none"), keep),  # (d)
         "fairness": fairness(state, strong.logits.softmax(1), keep),  # (e)
     }
     total = losses["labelled"] + config.lambda_u * losses["unlabelled"] + config.lambda_f * losses["fairness"]  # (f)

@@ -6,7 +6,7 @@ everything else is as in the other rows.
 
 from fercore.methods.supervised import VIEWS, Config, step
 
-NAME, FAMILY = "All labels", "labels"
+NAME, FAMILY = "All labels", "supervised"
 ALL_LABELS = True
 
 __all__ = ["ALL_LABELS", "FAMILY", "NAME", "VIEWS", "Config", "step"]

@@ -23,8 +23,9 @@ from fercore.losses import kept_mean, masked_mean, soft_cross_entropy
 from fercore.methods import adacm
 from fercore.methods.api import Batch, Context, Encode, Step
 
-NAME, FAMILY = "LION-style, reconstructed", "faces"
+NAME, FAMILY = "LION-style, reconstructed", "class margins"
 VIEWS = {"weak": 2, "strong": 1}
+SUPERVISED = {"lambda_s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,18 @@ def refresh(encode: Encode, slots: Tensor, labels: Tensor, state: State, config:
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """Labelled loss, consistency in subset I, negative learning in subset II."""
-    labelled, strong = model.together(batch.labelled, batch.strong[0])
+    labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
     with torch.no_grad():
-        one, two = model.together(*batch.weak)
+        one, two = model.joint_forward(*batch.weak)
         p = (one.logits.softmax(1) + two.logits.softmax(1)) / 2
-        confidence, name = p.max(1)
-        keep = confidence >= state.margin[name]
+        confidence, pseudo_label = p.max(1)
+        keep = confidence >= state.margin[pseudo_label]
         least = p.argsort(1).argsort(1) < 1 + ((p.shape[1] - 3) * batch.progress).floor()
         unlikely = least & (p < config.unlikely)
     negative = -(torch.log1p(-strong.logits.softmax(1).clamp(max=1 - 1e-6)) * unlikely).sum(1)
     losses = {
         "labelled": soft_cross_entropy(labelled.logits, state.label[batch.labelled_slots]).mean(),
-        "unlabelled": masked_mean(cross_entropy(strong.logits, name, reduction="none"), keep),
+        "unlabelled": masked_mean(cross_entropy(strong.logits, pseudo_label, reduction="none"), keep),
         "negative": kept_mean(negative, ~keep),
     }
     total = config.lambda_s * losses["labelled"] + config.lambda_u * losses["unlabelled"]

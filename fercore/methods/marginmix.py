@@ -26,6 +26,8 @@ from fercore.schedules import ramp
 
 NAME, FAMILY = "MarginMix, reconstructed", "mixing"
 VIEWS = {"weak": 2, "strong": 0}
+LEARNS_FROM_WEAK = True  # the mixed images hold them
+SUPERVISED = {"alpha": 0.0}
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """MixMatch's losses under labels from the centroids, and the margin."""
-    one, two = model.guess(*batch.weak)
+    one, two = model.untracked_forward(*batch.weak)
     p = (-state.centroids((one.embedding + two.embedding) / 2) / config.scale).softmax(1)
     q = sharpen(p, config.temperature)
     images, targets = mixup_views(batch.labelled, batch.labels, batch.weak, q, config.alpha, batch.generator)
-    mixed, labelled = model.together(images, batch.labelled)
+    mixed, labelled = model.joint_forward(images, batch.labelled)
     b, y = len(batch.labels), F.one_hot(batch.labels, p.shape[1])
     d = state.centroids(labelled.embedding)
     own, nearest = (d * y).sum(1), d.masked_fill(y.bool(), float("inf")).amin(1)

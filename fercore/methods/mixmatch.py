@@ -7,7 +7,7 @@
     L_U = (1/(k |U'|)) sum ||q' - p(u')||^2                                                        (4)
     L   = L_X + lambda_u r(t) L_U                                                                  (5)
 
-The mixed images pass as one batch, so that the authors' interleaving of batches has nothing left to do; the guess
+The mixed images pass as one batch, so that the authors' interleaving of batches has nothing left to do; the guessing
 leaves no trace in the running statistics, as theirs does not.
 """
 
@@ -26,11 +26,13 @@ from fercore.schedules import ramp
 
 NAME, FAMILY = "MixMatch", "mixing"
 VIEWS = {"weak": 2, "strong": 0}
+LEARNS_FROM_WEAK = True  # the mixed images hold them
+SUPERVISED = {"alpha": 0.0}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The authors' constants but for weight and ramp: theirs turn every guess into one class in a short training."""
+    """The authors' constants but for weight and ramp: theirs guess one class for every face in a short training."""
 
     temperature: float = 0.5  # MixMatch: T
     alpha: float = 0.75  # MixMatch
@@ -43,11 +45,11 @@ VARIANTS: dict[str, dict] = {"authors": {"lambda_u": 75.0, "ramp": 1 / 64}}  # C
 
 def step(model: ImageEncoder, batch: Batch, state: nn.Module, config: Config) -> Step:
     """Both losses on mixed images."""
-    one, two = model.guess(*batch.weak)
+    one, two = model.untracked_forward(*batch.weak)
     p = (one.logits.softmax(1) + two.logits.softmax(1)) / 2  # (6)
     q = sharpen(p, config.temperature)  # (7)
     images, targets = mixup_views(batch.labelled, batch.labels, batch.weak, q, config.alpha, batch.generator)  # (8-11)
-    (mixed,) = model.together(images)
+    (mixed,) = model.joint_forward(images)
     b = len(batch.labels)
     losses = {
         "labelled": soft_cross_entropy(mixed.logits[:b], targets[:b]).mean(),  # (3)

@@ -17,8 +17,9 @@ from fercore.losses import masked_mean
 from fercore.methods.api import Batch, Step
 from fercore.schedules import ramp
 
-NAME, FAMILY = "Pseudo-Labeling", "consistency"
+NAME, FAMILY = "Pseudo-Labeling", "self-training"
 VIEWS = {"weak": 1, "strong": 0}
+LEARNS_FROM_WEAK = True  # the one view takes the loss
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ VARIANTS: dict[str, dict] = {"authors": {"tau": 0.0, "lambda_u": 3.0}}
 
 
 def step(model: ImageEncoder, batch: Batch, state: nn.Module, config: Config) -> Step:
-    """Labelled loss, and the network's own sure names taken for labels."""
-    labelled, weak = model.together(batch.labelled, batch.weak[0])
+    """Labelled loss, and the network's own sure predictions taken for labels."""
+    labelled, weak = model.joint_forward(batch.labelled, batch.weak[0])
     p = weak.logits.detach().softmax(1)
-    confidence, name = p.max(1)
+    confidence, pseudo_label = p.max(1)
     keep = confidence >= config.tau
     losses = {
         "labelled": cross_entropy(labelled.logits, batch.labels),
-        "unlabelled": masked_mean(cross_entropy(weak.logits, name, reduction="none"), keep),
+        "unlabelled": masked_mean(cross_entropy(weak.logits, pseudo_label, reduction="none"), keep),
     }
     total = losses["labelled"] + config.lambda_u * ramp(batch.progress, config.ramp) * losses["unlabelled"]
     return Step(total, losses, p, keep, {"semantic": p})

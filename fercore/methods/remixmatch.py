@@ -26,6 +26,8 @@ from fercore.mixing import mixup_views
 from fercore.schedules import ramp
 
 NAME, FAMILY = "ReMixMatch", "mixing"
+LEARNS_FROM_WEAK = True  # the mixed images hold them
+SUPERVISED = {"alpha": 0.0}
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """Four losses in one forward."""
-    (weak,) = model.guess(batch.weak[0])
+    (weak,) = model.untracked_forward(batch.weak[0])
     p = weak.logits.softmax(1)
     with torch.no_grad():
         q = sharpen(state.alignment(p), config.temperature)
     anchored = batch.strong + batch.weak
     images, targets = mixup_views(batch.labelled, batch.labels, anchored, q, config.alpha, batch.generator)
     turned, angles = quarter_turns(batch.strong[0])
-    mixed, plain, rotated = model.together(images, batch.strong[0], turned)
+    mixed, plain, rotated = model.joint_forward(images, batch.strong[0], turned)
     b = len(batch.labels)
     losses = {
         "labelled": soft_cross_entropy(mixed.logits[:b], targets[:b]).mean(),

@@ -67,8 +67,8 @@ def prepare(encode: Encode, slots: Tensor, labels: Tensor, state: State) -> None
 
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
-    """Consistency of names and of similarities."""
-    labelled, strong = model.together(batch.labelled, batch.strong[0])
+    """Consistency of pseudo-labels and of similarities."""
+    labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
     memory = state.memory.embedding.clone()  # the losses see it as it was
     with torch.no_grad():
         weak = model(batch.weak[0])

@@ -95,12 +95,12 @@ def levels(model: ImageEncoder, output: Output, state: State, config: Config) ->
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """Loss of one step."""
-    labelled, strong = model.together(batch.labelled, batch.strong[0])
+    labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
     with torch.no_grad():
         weak = model(batch.weak[0])
         p = levels(model, weak, state, config)
         target = state.alignment(fuse(p))  # (8)
-        confidence, name = target.max(1)
+        confidence, pseudo_label = target.max(1)
         keep = confidence > config.tau
     losses = {
         "labelled": cross_entropy(labelled.logits, batch.labels),  # (1)
@@ -113,5 +113,5 @@ def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Ste
         total = total + config.lambda_1 * losses["text"]
     if "instance" in config.levels:
         state.memory.write(batch.labelled_slots, labelled.embedding, batch.labels)  # (10)
-        state.memory.admit(batch.unlabelled_slots, weak.embedding, name, confidence > config.delta)
+        state.memory.admit(batch.unlabelled_slots, weak.embedding, pseudo_label, confidence > config.delta)
     return Step(total, losses, target, keep, p)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from fercore.encoders import ImageEncoder
 from fercore.methods.api import Batch, Step
 
-NAME, FAMILY = "Labels only", "labels"
+NAME, FAMILY = "Labels only", "supervised"
 VIEWS = {"weak": 0, "strong": 0}
 
 

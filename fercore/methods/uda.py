@@ -19,8 +19,9 @@ from fercore.losses import kept_mean, masked_mean
 from fercore.methods.api import Batch, Step
 from fercore.schedules import SIGNALS, training_signal
 
-NAME, FAMILY = "UDA", "consistency"
+NAME, FAMILY = "UDA", "self-training"
 VIEWS = {"weak": 1, "strong": 1}
+SUPERVISED = {"signal": "none"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ VARIANTS: dict[str, dict] = {"authors": {"signal": "none"}, "exp": {"signal": "e
 
 def step(model: ImageEncoder, batch: Batch, state: nn.Module, config: Config) -> Step:
     """Annealed labelled loss and masked consistency with the sharpened prediction."""
-    labelled, strong = model.together(batch.labelled, batch.strong[0])
+    labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
     with torch.no_grad():
         z = model(batch.weak[0]).logits
         p, target = z.softmax(1), (z / config.temperature).softmax(1)

@@ -20,7 +20,7 @@ from fercore.config import Run
 from fercore.data import prepare
 from fercore.data.check import OFFICIAL
 from fercore.data.expressions import EXPRESSIONS
-from fercore.methods import budget
+from fercore.methods import budget, source
 from fercore.study import records
 from fercore.training import devices, loop, timing
 from fercore.training.pretrained import Start
@@ -66,11 +66,12 @@ def small(config: Run, size: int = 16, encoder: str = "resnet18", device: str = 
 
 def images(config: Run) -> Images:
     """Counted in one step of the run's method."""
-    return _images(config.method, files.canonical(config.options), config.batch, config.unlabelled_batch)
+    options = files.canonical(config.options)
+    return _images(config.method, options, config.batch, config.unlabelled_batch, source(config.method))
 
 
 @cache
-def _images(method: str, options: str, labelled: int, unlabelled: int) -> Images:
+def _images(method: str, options: str, labelled: int, unlabelled: int, code: str) -> Images:
     config = Run("facs", method, CLASSES, options=json.loads(options), batch=labelled, unlabelled_batch=unlabelled)
     run, counts = small(replace(config, precision="fp32")), {True: 0, False: 0}
     batch = loop.batch(run, 0)[0]
@@ -78,8 +79,10 @@ def _images(method: str, options: str, labelled: int, unlabelled: int) -> Images
     def count(_, arguments: tuple) -> None:
         counts[torch.is_grad_enabled()] += len(arguments[0])
 
-    run.model.backbone.register_forward_pre_hook(count)
-    run.method.step(run.model, batch, run.state, run.options)
+    for network in (run.model, *run.state.modules()):  # a teacher's count as well
+        if isinstance(network, encoders.ImageEncoder):
+            network.backbone.register_forward_pre_hook(count)
+    loop.update(run, batch)
     return Images(counts[True], counts[False])
 
 

@@ -46,7 +46,7 @@ def state_bytes(config: Run) -> int:
     with torch.device("meta"):
         model, text = _model(config), torch.empty(CLASSES, CONTROL_WIDTH)
         width = model.embedding_width
-        context = Context(CLASSES, slots, labelled, torch.arange(slots), model.width, width, text, config.seed)
+        context = Context(CLASSES, slots, labelled, torch.arange(slots), model.width, width, text, config.seed, model)
         return _bytes(method.state(context, options))
 
 

@@ -20,7 +20,8 @@ from fercore.training.simclr import Pretrain
 
 GRID = {"labels": int, "seeds": int, "split_seeds": int, "methods": str}
 OTHER = {"profile", "data_root", "notebooks", "points", "start", "dataset"}
-SHARED = {f.name for f in dataclasses.fields(Run)} - {"labels", "seed", "split_seed", "method", "start", "start_keys"}
+NOT_SHARED = {"labels", "seed", "split_seed", "method", "source", "start", "start_keys"}
+SHARED = {f.name for f in dataclasses.fields(Run)} - NOT_SHARED
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Profile:
                 split_seed=split_seed,
                 start=self.start,
                 start_keys=self.start_keys,
+                source=methods_.source(method),
                 **self.shared,
             )
             for seed, split_seed in zip(self.seeds, self.split_seeds)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fercore.config import Run
 from fercore.data import prepare
-from fercore.methods.api import budget
+from fercore.errors import UserError
+from fercore.methods.api import budget, source
 from fercore.study import dumps, records, starts
 from fercore.training import checkpoint, devices, loop
 from fercore.training.checkpoint import Checkpoint
@@ -36,9 +37,14 @@ def make(
     `watch` is told how many steps are done, after each.
 
     A run that is there in the precision of this device is not trained again. An interrupted one goes on from its last
-    checkpoint and ends in the same record (provenance apart). Raises UserError for bad input.
+    checkpoint and ends in the same record (provenance apart). Raises UserError for bad input, and where the method was
+    registered anew, with other code, since the run was listed.
     """
-    config, where = replace(config, labels=budget(config.method, config.labels)), devices.choose(device)
+    code = source(config.method)
+    if config.source not in ("", code):
+        raise UserError(f"{config.method}: not the code that this run was listed with; list the runs anew")
+    config = replace(config, labels=budget(config.method, config.labels), source=code)
+    where = devices.choose(device)
     precision = devices.precision(config.precision, where)
     identity, file = records.identity(config, precision), results / "records.jsonl"
     if done := records.by_identity(records.read(file)).get(identity):

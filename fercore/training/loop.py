@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 from fercore import text
 from fercore.config import Run
 from fercore.data import splits
+from fercore.data.faces import UNKNOWN
 from fercore.data.prepare import Data
 from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.methods import resolve
-from fercore.methods.api import Batch, Context, views
+from fercore.methods.api import Batch, Context, Step, views
 from fercore.training import devices, evaluate, levels, pretrained
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
@@ -65,6 +66,19 @@ class Training:
     step: int = 0
     seconds: float = 0.0
 
+    def descend(self, loss: Tensor, *names: str) -> None:
+        """One step down this loss with the optimisers of these names, or with all; no other parameter is moved.
+
+        Gradients are dropped afterwards.
+        """
+        chosen = [self.optimisers[name] for name in names or self.optimisers]
+        held = (parameter for optimiser in chosen for group in optimiser.param_groups for parameter in group["params"])
+        loss.backward(inputs=[parameter for parameter in held if parameter.requires_grad])
+        for optimiser in chosen:
+            optimiser.step()
+            optimiser.zero_grad()
+        torch.clear_autocast_cache()  # it holds the weights of before
+
     def state_dict(self) -> dict:
         """Tensors and plain values that rebuild this object around the same inputs."""
         return {
@@ -106,6 +120,7 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
         classes=classes,
         validation=config.validation,
         include_labelled=config.include_labelled,
+        twins=data.twins[data.pool],
     )
     if not len(split.unlabelled) and any(views(method, options).values()):
         raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
@@ -133,9 +148,11 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
         width=model.embedding_width,
         text=table,
         seed=config.seed,
+        model=model,
     )
     state = (method.state(context, options) if hasattr(method, "state") else nn.Module()).to(device)
     unlabelled = faces.pool[faces.unlabelled]
+    judged = unlabelled[faces.labels[unlabelled] != UNKNOWN]  # whose hidden labels there are
     return Training(
         config=config,
         device=device,
@@ -154,7 +171,7 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
         tally=Tally(),
         history=[],
         best={},
-        log=levels.begin(unlabelled, log, config.split_seed, evenly(config.steps, config.evaluations)),
+        log=levels.begin(judged, log, config.split_seed, evenly(config.steps, config.evaluations)),
     )
 
 
@@ -214,24 +231,20 @@ def train_step(run: Training, step: int) -> None:
     for optimiser in run.optimisers.values():
         for group in optimiser.param_groups:
             group["lr"] = schedule(run.config, step) * group.setdefault("initial_lr", group["lr"])
-    # The outer context changes no precision: it lets the step's forward passes share their bf16 weights.
+    result = update(run, inputs)
+    run.ema.update(run.model, step)
+    run.tally.add(step, result, hidden)
+
+
+def update(run: Training, inputs: Batch) -> Step:
+    """The method's own update of the weights, or its step and one descent."""
+    # This context changes no precision: it lets the forward passes share their bf16 weights.
     with torch.autocast(run.device.type, enabled=False):
         if hasattr(run.method, "update"):
-            result = run.method.update(run, inputs)
-        else:
-            result = run.method.step(run.model, inputs, run.state, run.options)
-    if not hasattr(run.method, "update"):
-        descend(result.total, *run.optimisers.values())
-    run.ema.update(run.model, step)
-    run.tally.add(result, hidden)
-
-
-def descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
-    """One step down this loss; gradients are dropped afterwards."""
-    loss.backward()
-    for optimiser in optimisers:
-        optimiser.step()
-        optimiser.zero_grad()
+            return run.method.update(run, inputs)
+        result = run.method.step(run.model, inputs, run.state, run.options)
+    run.descend(result.total)
+    return result
 
 
 def run(
@@ -266,10 +279,13 @@ def run(
             train_step(training, step)
             training.step = step + 1
             refresh(training)
+            saves = checkpoint and (training.step % checkpoint.every == 0 or training.step == config.steps)
+            if training.step in evaluated or saves:
+                training.tally.check()  # before a checkpoint takes the place of a sound one
             if training.step in evaluated:
                 evaluate.log(training)
                 bar.set_postfix(accuracy=f"{training.history[-1]['classifier']['accuracy']:.3f}")
-            if checkpoint and (training.step % checkpoint.every == 0 or training.step == config.steps):
+            if saves:
                 training.seconds = before + time.perf_counter() - started
                 checkpoint.save(training.state_dict())
             if watch:
@@ -289,6 +305,7 @@ def finish(run: Training, seconds: float) -> Outcome:
             "labelled": pool[split.labelled].tolist(),
             "validation": pool[split.validation].tolist(),
             "unlabelled": len(split.unlabelled),
+            "twins": split.twins,
             "counts": [int(c) for c in split.counts],
         },
         "start": run.start.summary() | {"matched": run.matched},
