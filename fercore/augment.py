@@ -24,6 +24,7 @@ PADDING = 8 / 224  # of the side: released code pads 8 pixels at 224
 CROP_PROBABILITY = 0.5  # released code; otherwise the crop is central
 CUTOUT = 0.5  # widest cutout, of the width
 FILL = (125, 123, 114)  # RGB
+CORNER = [0.0, 0.0]  # top left: what a shear leaves in its place, as in the code that the papers follow
 
 # Operation and range of its magnitude. Enhancements only attenuate, as in the released code.
 OPERATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], float, float]] = {
@@ -33,11 +34,11 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], float, float]] = 
     "Contrast": (T.adjust_contrast, 0.05, 0.95),
     "Equalize": (lambda x, v: T.equalize(x), 0, 0),
     "Identity": (lambda x, v: x, 0, 0),
-    "Posterize": (lambda x, v: T.posterize(x, round(v)), 4, 8),
+    "Posterize": (lambda x, v: T.posterize(x, int(v)), 4, 8),  # cut, as in the code
     "Rotate": (lambda x, v: _affine(x, angle=v), -30, 30),
     "Sharpness": (T.adjust_sharpness, 0.05, 0.95),
-    "ShearX": (lambda x, v: _affine(x, shear=(math.degrees(math.atan(v)), 0.0)), -0.3, 0.3),
-    "ShearY": (lambda x, v: _affine(x, shear=(0.0, math.degrees(math.atan(v)))), -0.3, 0.3),
+    "ShearX": (lambda x, v: _affine(x, shear=(math.degrees(math.atan(v)), 0.0), center=CORNER), -0.3, 0.3),
+    "ShearY": (lambda x, v: _affine(x, shear=(0.0, math.degrees(math.atan(v))), center=CORNER), -0.3, 0.3),
     "Solarize": (lambda x, v: T.solarize(x, min(v, 255.0)), 0, 256),
     "TranslateX": (lambda x, v: _affine(x, translate=(round(v * x.shape[3]), 0)), -0.3, 0.3),
     "TranslateY": (lambda x, v: _affine(x, translate=(0, round(v * x.shape[2]))), -0.3, 0.3),
@@ -45,8 +46,10 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], float, float]] = 
 DRAWS = 3  # operations per image
 
 
-def _affine(x: Tensor, angle: float = 0.0, translate: tuple = (0, 0), shear: tuple = (0.0, 0.0)) -> Tensor:
-    return T.affine(x, angle=angle, translate=list(translate), scale=1.0, shear=list(shear))
+def _affine(
+    x: Tensor, angle: float = 0.0, translate: tuple = (0, 0), shear: tuple = (0.0, 0.0), center: list | None = None
+) -> Tensor:
+    return T.affine(x, angle=angle, translate=list(translate), scale=1.0, shear=list(shear), center=center)
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

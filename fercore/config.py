@@ -1,5 +1,6 @@
 """The configuration of one run: all that its record depends on, and nothing of where it ran."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import get_origin
@@ -9,6 +10,13 @@ from fercore.errors import UserError
 
 SCHEDULES = ("constant", "cosine")
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+# Least and most of a value, and why.
+LIMITS = {
+    "steps": (1, 100_000_000, ""),
+    "batch": (2, 65_536, ": batch normalisation needs more than one face"),
+    "unlabelled_batch": (2, 65_536, ": batch normalisation needs more than one face"),
+    "image_size": (8, 2_048, " pixels"),
+}
 WORDS |= {dict: "keys and values", tuple: "a list"}
 
 
@@ -70,8 +78,11 @@ class Run:
         vars(self).update(typed(Run, vars(self)))
         if self.labels < 0:
             raise UserError(f"labels: {self.labels}; expected a budget in total, or 0 for every label")
-        if min(self.steps, self.batch, self.unlabelled_batch, self.image_size) < 1:
-            raise UserError("steps, batch, unlabelled_batch and image_size must be at least 1")
+        for name, (least, most, why) in LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"{name}: {getattr(self, name)}; expected {least:,} to {most:,}{why}")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"lr: {self.lr}; expected a number above 0")
         if not 1 <= self.evaluations <= self.steps:
             raise UserError(f"evaluations: {self.evaluations} does not lie between 1 and steps ({self.steps})")
         if self.schedule not in SCHEDULES:

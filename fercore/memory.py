@@ -61,9 +61,9 @@ class InstanceMemory(nn.Module):
         return cosine.new_zeros(len(embedding), self.label.shape[1]).scatter_reduce_(1, label, cosine, "amax")
 
     def unfold(self, q: Float[Tensor, "m n"], p: Float[Tensor, "m k"]) -> Float[Tensor, "m n"]:
-        """q_i p(y_i), normalised over the slots i: similarities that heed the labels (SimMatch)."""
+        """q_i p(y_i), normalised over the slots i: similarities that heed the labels (SimMatch); 0 where all are 0."""
         unfolded = q * (p @ self.label.T)
-        return unfolded / unfolded.sum(1, keepdim=True)
+        return unfolded / unfolded.sum(1, keepdim=True).clamp_min(1e-12)
 
     def write(
         self, slots: Int64[Tensor, " b"], embedding: Float[Tensor, "b e"], labels: Int64[Tensor, " b"]

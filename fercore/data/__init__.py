@@ -5,24 +5,31 @@ import inspect
 from dataclasses import replace
 from pathlib import Path
 
-from fercore.data import faces
-from fercore.data.faces import SPLITS, TEST, TRAIN, VALIDATION, Faces, Source, duplicates_across
+from fercore.data import faces, pictures
+from fercore.data.faces import SPLITS, TEST, TRAIN, VALIDATION, Faces, Source
 from fercore.errors import UserError
 
-__all__ = ["NAMES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Faces", "duplicates_across", "load", "source"]
+__all__ = ["NAMES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Faces", "load", "source"]
 
 CHANNELS = ("rgb", "bgr")
 NAMES = ("facs", "fer2013", "rafdb", "sfew", "affectnet", "ckplus", "expw", "own")
 
 
 def load(
-    name: str, root: str | Path | None = None, *, size: int | None = None, channels: str = "rgb", **options
+    name: str,
+    root: str | Path | None = None,
+    *,
+    size: int | None = None,
+    channels: str = "rgb",
+    unlabelled: str | None = None,
+    **options,
 ) -> Faces:
     """The faces of data set `name` at `root`, as uint8 [n, c, h, w] at their native size.
 
     Photographs that differ in size are resized to size x size (default 224), and "facs", which needs no root,
     is drawn at `size` (default 64); elsewhere it is without effect. `channels`: "bgr" swaps red and blue, as the
-    released codes of SIT-FER and Ada-CM do. `options` are the loader's own: see its `source`, or `facs.faces`.
+    released codes of SIT-FER and Ada-CM do. `unlabelled`: a folder of more pictures, which every method uses without
+    labels. `options` are the loader's own: see its `source`, or `facs.faces`.
     Raises UserError for an unknown name or option, a root that is missing or laid out otherwise, and an
     unreadable image.
     """
@@ -30,7 +37,10 @@ def load(
         options["size"] = size
     if channels not in CHANNELS:
         raise UserError(f"{name}: channels: {channels!r} is unknown; use one of {', '.join(CHANNELS)}")
-    found = faces.cached(name, source(name, root, **options), options, size)
+    read = source(name, root, **options)
+    if unlabelled is not None:
+        read, options = pictures.joined(read, unlabelled), options | {"unlabelled": True}
+    found = faces.cached(name, read, options, size)
     if channels == "rgb" or found.images.shape[1] == 1:  # grey has one channel: nothing to swap
         return found
     return replace(found, images=found.images[:, ::-1])

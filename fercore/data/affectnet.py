@@ -41,19 +41,18 @@ def release_a(root: Path, images: str, lists: str) -> tuple:
     for name, split in (("training.csv", TRAIN), ("validation.csv", TEST)):
         if not (root / lists / name).is_file():
             raise UserError(f"affectnet: {root / lists / name} is missing; {ORIGIN}")
-        with open(root / lists / name, newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.DictReader(file, COLUMNS), 1):
-                if row["expression"] == "expression":  # the header, which not every copy has
-                    continue
-                try:
-                    label = int(row["expression"])
-                    # From 7 on there may be no face, and so no numbers: these rows are dropped below.
-                    left, top, width, height = (int(float(row[key])) if label < 7 else 0 for key in COLUMNS[1:5])
-                except (TypeError, ValueError):
-                    where = f"{root / lists / name}, line {number}"
-                    raise UserError(f"{where}: not a row of {', '.join(COLUMNS)}") from None
-                rows.append((f"{images}/{row[COLUMNS[0]]}", label, split))
-                boxes.append((left, top, left + width, top + height))
+        for number, row in enumerate(csv.DictReader(pictures.lines(root / lists / name), COLUMNS), 1):
+            if row["expression"] == "expression":  # the header, which not every copy has
+                continue
+            try:
+                label = int(row["expression"])
+                # From 7 on there may be no face, and so no numbers: these rows are dropped below.
+                left, top, width, height = (int(float(row[key])) if label < 7 else 0 for key in COLUMNS[1:5])
+            except (TypeError, ValueError):
+                where = f"{root / lists / name}, line {number}"
+                raise UserError(f"{where}: not a row of {', '.join(COLUMNS)}") from None
+            rows.append((f"{images}/{row[COLUMNS[0]]}", label, split))
+            boxes.append((left, top, left + width, top + height))
     return seven(rows, "a", np.array(boxes, np.int64).reshape(-1, 4))
 
 

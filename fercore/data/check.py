@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fercore import data
-from fercore.data.faces import SPLITS, TEST, TRAIN
+from fercore.data import pictures
+from fercore.data.faces import SPLITS, TEST, TRAIN, UNLABELLED
 from fercore.errors import UserError
 
 # Published counts: (what, per class in the order of the loader's classes, or the total where no more is known).
@@ -43,7 +44,8 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
     "counts": {split: faces per class}; "official": {split: {"what", "counts", "total"}}; "verdict": {split: text};
     "unreadable": one line for each; "duplicates": pictures whose pixels are identical, namely "within_train"
     (training faces that repeat an earlier one), "train_in_test" and "test_in_train" (faces that also occur in the
-    other split), "conflicting" (faces that also occur with another label); "constant": faces of a single value.
+    other split), "conflicting" (faces that also occur with another label); "constant": faces of a single value;
+    "unlabelled": faces without a label; "untested": classes without a test face; "left_out": {reason: files}.
     Raises UserError where not even the labels can be read.
     """
     hashes, unreadable, constant = [], [], 0
@@ -57,13 +59,14 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
             constant += int(image.min() == image.max())
             hashes.append(hashlib.sha1(repr(image.shape).encode() + image.tobytes()).digest())
 
-    table = data.source(name, root, **options).read(put, None)
-    k = len(table.classes)
-    present = {SPLITS[part]: table.labels[table.split == part] for part in np.unique(table.split)}
+    source = data.source(name, root, **options)
+    table = source.read(put, None)
+    k, known = len(table.classes), table.labels >= 0
+    present = {SPLITS[part]: table.labels[(table.split == part) & known] for part in np.unique(table.split[known])}
     counts = {part: np.bincount(labels, minlength=k).tolist() for part, labels in present.items()}
     published = OFFICIAL.get("/".join([name, *filter(None, [table.notes.get("protocol")])]), {})
     if "all" in published:
-        counts["all"] = np.bincount(table.labels, minlength=k).tolist()
+        counts["all"] = np.bincount(table.labels[known], minlength=k).tolist()
     official = {part: nearest(counts[part], published[part]) for part in counts if part in published}
     return {
         "name": name,
@@ -78,6 +81,9 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
         "unreadable": unreadable,
         "duplicates": duplicates(hashes, table.labels, table.split),
         "constant": constant,
+        "unlabelled": int((table.split == UNLABELLED).sum()),
+        "untested": [name for name, n in zip(table.classes, counts.get("test", [1] * k)) if not n],
+        "left_out": dict(pictures.left_out(source.root, set(table.sources))) if source.root else {},
     }
 
 
@@ -143,7 +149,11 @@ def render(report: dict) -> str:
             f"({same['test_in_train']:,} test faces in training), {same['within_train']:,} repeat within training, "
             f"{same['conflicting']:,} carry conflicting labels",
             f"constant pictures: {report['constant']:,}",
+            *([f"without a label: {report['unlabelled']:,}"] if report["unlabelled"] else []),
+            *([f"no test face of: {', '.join(report['untested'])}"] if report["untested"] else []),
             f"unreadable: {len(bad):,}",
             *(f"  {line}" for line in bad),
+            f"left out: {sum(report['left_out'].values()):,}",
+            *(f"  {n:>6,}  {why}" for why, n in sorted(report["left_out"].items(), key=lambda pair: -pair[1])),
         ]
     )

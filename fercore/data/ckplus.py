@@ -43,8 +43,8 @@ def table(root: Path, protocol: str, fold: int) -> tuple[Table, list[str]]:
         subject, sequence = path.parts[-3:-1]
         frames = pictures.below(root / "cohn-kanade-images" / subject / sequence)
         try:
-            number = np.array([int(float(path.read_text("utf-8")))])
-        except ValueError:
+            number = np.array([int(float(*pictures.lines(path)))])
+        except (TypeError, ValueError):
             raise UserError(f"{path}: expected one number 0-7") from None
         label = int(expressions.decode("ckplus", number, classes)[0])
         if label < 0:

@@ -31,7 +31,7 @@ def source(root: str | Path | None) -> Source:
 def table(root: Path) -> tuple[Table, list[str], np.ndarray]:
     files, sources, numbers = [], [], []
     path = root / "label/label.lst"
-    for number, line in enumerate(path.read_text("utf-8", "surrogateescape").splitlines(), 1):
+    for number, line in enumerate(pictures.lines(path), 1):
         try:
             name, face, top, left, right, bottom, confidence, label = line.rsplit(maxsplit=7)
             numbers.append((int(left), int(top), int(right), int(bottom), float(confidence), int(label)))

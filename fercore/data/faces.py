@@ -9,7 +9,6 @@ enters it only where photographs differ in size (or are large) and so had to be 
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -27,8 +26,9 @@ from jaxtyping import Int8, Int64, UInt8
 from fercore import paths
 from fercore.errors import UserError
 
-TRAIN, VALIDATION, TEST = 0, 1, 2
-SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST, UNLABELLED = 0, 1, 2, 3
+SPLITS = ("train", "validation", "test", "unlabelled")
+UNKNOWN = -1  # label of an unlabelled face
 SIZE = 224  # side of the square that photographs of different sizes are resized to
 FORMAT = 1  # of the cache; raise it when what a loader returns changes
 
@@ -79,6 +79,7 @@ class Source:
 
     stamp: str
     read: Callable[[Callable, int | None], Table]
+    root: Path | None = None  # the folder that it is read from, where there is one
 
 
 def digest(*chunks: bytes) -> str:
@@ -216,15 +217,22 @@ def open_cache(place: Path) -> Faces | None:
         return None
 
 
-def duplicates_across(faces: Faces) -> Int64[np.ndarray, " d"]:
-    """Indices of the training images that are byte-identical to a test image, ascending."""
-    train, test = (np.flatnonzero(faces.split == part) for part in (TRAIN, TEST))
+def twins(faces: Faces) -> Int64[np.ndarray, " n"]:
+    """The first face with the same pixels, for every face: its own number where no other is byte-identical to it."""
     middle = faces.images.shape[2] // 2
-
     # The middle row of pixels rules nearly all of them out without reading the rest from the disk.
-    rows = [faces.images[i, 0, middle].tobytes() for i in itertools.chain(train, test)]
-    shared = set(rows[: len(train)]) & set(rows[len(train) :])
-    alike = [i for i, row in zip(itertools.chain(train, test), rows) if row in shared]
-    hashes = {i: hashlib.sha1(faces.images[i].tobytes()).digest() for i in alike}
-    tested = {hashes[i] for i in alike if faces.split[i] == TEST}
-    return np.array([i for i in alike if faces.split[i] == TRAIN and hashes[i] in tested], np.int64)
+    rows: dict[bytes, list[int]] = {}
+    for i in range(len(faces.labels)):
+        rows.setdefault(faces.images[i, 0, middle].tobytes(), []).append(i)
+    first = np.arange(len(faces.labels), dtype=np.int64)
+    for alike in rows.values():
+        seen: dict[bytes, int] = {}
+        for i in alike if len(alike) > 1 else ():
+            first[i] = seen.setdefault(hashlib.sha1(faces.images[i].tobytes()).digest(), i)
+    return first
+
+
+def duplicates_across(faces: Faces, first: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " d"]:
+    """The training and unlabelled faces that are byte-identical to a test face, ascending; `first`: their `twins`."""
+    tested = first[faces.split == TEST]
+    return np.flatnonzero(np.isin(faces.split, (TRAIN, UNLABELLED)) & np.isin(first, tested))

@@ -1,9 +1,10 @@
 """FER2013 (Goodfellow et al. 2013): 48 x 48 grey faces as text in a CSV, or as a folder per class.
 
 fer2013.csv has the columns emotion, pixels, Usage; icml_face_data.csv the same in another order, with blanks
-before the names; each may be packed (.gz .bz2 .xz .zip). Tested on PrivateTest where the file has it (PublicTest
-is then the validation split), else on PublicTest: notes["test"] says which. The folder layout is Kaggle's:
-train/<class>/*.jpg and test/<class>/*.jpg, where test holds PublicTest and PrivateTest together.
+before the names; Kaggle's train.csv has no Usage. Each may be packed (.gz .bz2 .xz .zip .tar.gz) or lie in a folder of
+its own. Tested on PrivateTest where the file has it (PublicTest is then the validation split), else on PublicTest, else
+on a tenth of the rows: notes["test"] says which. The folder layout is Kaggle's: train/<class>/*.jpg and
+test/<class>/*.jpg, where test holds PublicTest and PrivateTest together; validation/ beside test/, or in its place.
 """
 
 import bz2
@@ -12,9 +13,10 @@ import gzip
 import hashlib
 import io
 import lzma
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,86 +26,143 @@ from fercore.data import expressions, pictures
 from fercore.data.faces import TEST, TRAIN, VALIDATION, Source, Table
 from fercore.errors import UserError
 
-LAYOUT = "fer2013.csv or icml_face_data.csv (also .gz .bz2 .xz .zip), or the folders train/<class>/ and test/<class>/"
+LAYOUT = (
+    "fer2013.csv, icml_face_data.csv or train.csv (also .gz .bz2 .xz .zip, or fer2013.tar.gz), or the folders "
+    "train/<class>/ and test/<class>/"
+)
 ORIGIN = "get it from the Kaggle challenge in representation learning: facial expression recognition (2013)"
-FILES = [name + pack for name in ("fer2013.csv", "icml_face_data.csv") for pack in ("", ".gz", ".bz2", ".xz", ".zip")]
+NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
+FILES = [
+    *(name + pack for name in NAMES for pack in ("", ".gz", ".bz2", ".xz", ".zip")),
+    *("fer2013.zip", "fer2013.tar.gz"),
+]
 USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
+BY_NAME = {name.lower(): name for name in USAGE}
 LABELS = {str(index): index for index in range(7)}
+FOLDERS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+TENTH = 10  # of the rows of a file without test rows, by the hash of the pixels
 SIDE = 48
 
 
 def source(root: str | Path | None) -> Source:
-    """`root` is the CSV or a folder that holds it, or the folder of train/ and test/."""
+    """`root` is the CSV or a folder that holds it, or that of train/ and test/; either may lie one folder down."""
     path = pictures.located(root, "fer2013", LAYOUT, ORIGIN)
     if path.is_dir():
-        if found := [path / name for name in FILES if (path / name).is_file()]:
+        places = [path, *pictures.subfolders(path)]
+        if found := [place / name for place in places for name in FILES if (place / name).is_file()]:
             path = found[0]
-        elif (path / "train").is_dir() and (path / "test").is_dir():
-            return pictures.of_files(path, pictures.stamp(path, "train", "test"), lambda: folders(path))
+        elif split := [place for place in places if len(parts(place)) > 1 and "train" in parts(place)]:
+            path = split[0]
+            return pictures.of_files(path, pictures.stamp(path, *parts(path)), lambda: folders(path))
         else:
             raise UserError(f"fer2013: {path} has another layout; expected {LAYOUT}; {ORIGIN}")
     return Source(pictures.stamp(path.parent, path.name), lambda put, size: read(path, put))
 
 
+def parts(root: Path) -> list[str]:
+    """The folders of a split that are there."""
+    return [name for name in FOLDERS if (root / name).is_dir()]
+
+
 def folders(root: Path) -> tuple[Table, list[str]]:
-    rows = []
-    for part, split in (("train", TRAIN), ("test", TEST)):
-        rows += pictures.class_folders(root, root / part, split, expressions.EXPRESSIONS, expressions.spelled)
+    """Labels, splits and files of the folders; the validation faces are the test faces where there are no others."""
+    rows, there = [], parts(root)
+    for name in there:
+        part = TEST if name == "validation" and "test" not in there else FOLDERS[name]
+        rows += pictures.class_folders(root, root / name, part, expressions.EXPRESSIONS, expressions.spelled)
     files, labels, split = pictures.columns(rows)
-    notes = {"test": "PublicTest and PrivateTest (folder test)"}
-    return Table(expressions.EXPRESSIONS, labels, split, files, notes=notes), files
+    whole = "PublicTest and PrivateTest (folder test)" if "validation" not in there else f"folder {there[-1]}"
+    return Table(expressions.EXPRESSIONS, labels, split, files, notes={"test": whole}), files
 
 
 def read(path: Path, put: Callable) -> Table:
     """One pass over the CSV. The fingerprint is of the three columns, however ordered and packed."""
-    labels, split, content = [], [], hashlib.sha256()
+    labels, split, tenth, content = [], [], [], hashlib.sha256()
     for row, (emotion, usage, pixels) in enumerate(tqdm(cells(path), "faces", unit="img", delay=1, leave=False), 1):
-        if usage not in USAGE or emotion not in LABELS:
+        word = expressions.spelled(emotion)
+        label = str(expressions.ORDERS["fer2013"].index(word)) if word else emotion.removesuffix(".0")
+        named = BY_NAME.get(usage.lower())
+        if named is None or label not in LABELS:
             expected = f"0-6 and {', '.join(USAGE)}"
             raise UserError(f"{path}: row {row} has emotion {emotion!r}, Usage {usage!r}; expected {expected}")
-        labels.append(LABELS[emotion])
-        split.append(USAGE[usage])
-        content.update(f"{emotion},{usage},{pixels}\n".encode())
+        labels.append(LABELS[label])
+        split.append(USAGE[named])
+        tenth.append(zlib.crc32(pixels.encode()) % TENTH == 0)
+        content.update(f"{label},{named},{pixels}\n".encode())
         put(image(pixels, path, row))
-    split = np.array(split, np.int8)
-    private = bool((split == TEST).any())
-    if not private:
+    split, tested = np.array(split, np.int8), "PrivateTest"
+    if not (split == TEST).any():
+        tested = "PublicTest"
         split[split == VALIDATION] = TEST
+    if not (split == TEST).any():
+        tested = "one row in ten, by the hash of its pixels (no test rows in the file)"
+        split[tenth] = TEST
     return Table(
         expressions.EXPRESSIONS,
         expressions.decode("fer2013", np.array(labels, np.int64)),
         split,
         [f"{path.name}:{row}" for row in range(1, len(labels) + 1)],
         content.hexdigest()[:16],
-        {"test": "PrivateTest" if private else "PublicTest"},
+        {"test": tested},
     )
 
 
 def cells(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream."""
+    """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream; no blank rows."""
     try:
-        with unpacked(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
-            rows = csv.reader(lines)
-            header = [name.strip() for name in next(rows, [])]
-            if not {"emotion", "Usage", "pixels"} <= set(header):
-                raise UserError(f"{path}: columns {header[:5]}; expected emotion, pixels, Usage; {ORIGIN}")
-            emotion, usage, pixels = (header.index(name) for name in ("emotion", "Usage", "pixels"))
-            for number, row in enumerate(rows, 1):
-                if len(row) != len(header):
+        with unpacked(path) as file:
+            lines = decoded(file)
+            head = next(lines, "")
+            mark = ";" if ";" in head else ","
+            header = ["".join(name.lower().split()) for name in next(csv.reader([head], delimiter=mark), [])]
+            if not {"emotion", "pixels"} <= set(header):
+                said = ", ".join(header)[:60] or "none"
+                raise UserError(f"{path}: columns {said}; expected emotion, pixels, Usage; {ORIGIN}")
+            emotion, pixels = (header.index(name) for name in ("emotion", "pixels"))
+            usage = header.index("usage") if "usage" in header else None
+            for number, row in enumerate(csv.reader(lines, delimiter=mark), 1):
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
                     raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; {ORIGIN}")
-                yield row[emotion].strip(), row[usage].strip(), row[pixels]
-    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile, lzma.LZMAError, zlib.error) as error:
+                values = row[pixels].strip()
+                if "," in values or "." in values:  # as a list, or as floats
+                    values = " ".join(values.strip("[]").replace(",", " ").replace(".0", "").split())
+                yield row[emotion].strip(), "Training" if usage is None else row[usage].strip(), values
+    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
+    except zlib.error as error:
         raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
 
 
+def decoded(file: io.BufferedIOBase) -> Iterator[str]:
+    """Its lines, in UTF-8 or UTF-16."""
+    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
+    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    yield from io.TextIOWrapper(file, encoding, newline=None)
+
+
 def unpacked(path: Path) -> io.BufferedIOBase:
+    """The CSV as bytes, whatever it is packed in. Raises UserError where an archive holds none or several."""
+    if path.name.endswith(".tar.gz"):
+        pack = tarfile.open(path)  # noqa: SIM115  (the stream needs it open)
+        inside = {member.name: member for member in pack if member.isfile()}
+        return io.BufferedReader(pack.extractfile(inside[_only(path, inside)]))
     if path.suffix == ".zip":
         pack = zipfile.ZipFile(path)
-        names = [name for name in pack.namelist() if name.endswith(".csv") and not name.startswith("__MACOSX/")]
-        if len(names) != 1:
-            raise UserError(f"{path}: expected one CSV in it, found {len(names)}")
-        return pack.open(names[0])
+        return io.BufferedReader(pack.open(_only(path, pack.namelist())))
     return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)(path, "rb")
+
+
+def _only(path: Path, names: Iterable[str]) -> str:
+    """The CSV of an archive: the one with a known name, or the only one."""
+    tables = [name for name in names if name.endswith(".csv") and all(map(pictures.ours, name.split("/")))]
+    for known in NAMES:
+        if len(found := [name for name in tables if name.rpartition("/")[2] == known]) == 1:
+            return found[0]
+    if len(tables) != 1:
+        raise UserError(f"{path}: expected one CSV in it, found {len(tables)}")
+    return tables[0]
 
 
 def image(pixels: str, path: Path, row: int) -> np.ndarray | UserError:

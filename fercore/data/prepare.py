@@ -8,18 +8,22 @@ import numpy as np
 from jaxtyping import Int64
 
 from fercore.data import load
-from fercore.data.faces import TEST, TRAIN, Faces, duplicates_across
+from fercore.data.faces import TEST, TRAIN, UNKNOWN, UNLABELLED, Faces, duplicates_across, twins
 from fercore.errors import UserError
 
 
 @dataclass(frozen=True)
 class Data:
-    """Faces of one run. `pool` holds the positions of the training faces in `faces`, duplicates dropped."""
+    """Faces of one run. `pool` holds the positions of the training faces in `faces`, duplicates dropped.
+
+    `twins`: for every face of the data set the first one with the same pixels.
+    """
 
     faces: Faces
     pool: Int64[np.ndarray, " n"]
     test: Int64[np.ndarray, " t"]
     dropped: int
+    twins: Int64[np.ndarray, " a"]
 
     def summary(self) -> dict:
         """What the record says of the data."""
@@ -32,6 +36,7 @@ class Data:
             "test": len(self.test),
             "tested_on": tested,
             "duplicates_dropped": self.dropped,
+            "without_label": int((self.faces.labels[self.pool] == UNKNOWN).sum()),
             "notes": self.faces.notes,
         }
 
@@ -56,9 +61,10 @@ def prepare(
 ) -> Data:
     """Load a data set; by default without the training faces that are byte-identical to a test face."""
     faces = load(name, root, size=size, **options)
-    pool, test = np.flatnonzero(faces.split == TRAIN), np.flatnonzero(faces.split == TEST)
-    if not len(pool) or not len(test):
-        raise UserError(f"{name}: {len(pool)} training and {len(test)} test faces; both are needed")
-    dropped = duplicates_across(faces) if drop_duplicates else np.empty(0, np.int64)
+    training, test = (int((faces.split == part).sum()) for part in (TRAIN, TEST))
+    if not training or not test:
+        raise UserError(f"{name}: {training} training and {test} test faces; both are needed")
+    pool, alike = np.flatnonzero(np.isin(faces.split, (TRAIN, UNLABELLED))), twins(faces)
+    dropped = duplicates_across(faces, alike) if drop_duplicates else pool[:0]
     kept = np.setdiff1d(pool, dropped)
-    return Data(faces, kept, test, len(pool) - len(kept))
+    return Data(faces, kept, np.flatnonzero(faces.split == TEST), len(pool) - len(kept), alike)

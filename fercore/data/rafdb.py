@@ -29,15 +29,24 @@ def source(root: str | Path | None, images: str = "aligned") -> Source:
 
 
 def table(root: Path, images: str) -> tuple[Table, list[str]]:
-    rows = []
-    for number, line in enumerate((root / LIST).read_text("utf-8").splitlines(), 1):
-        name, _, label = line.strip().partition(" ")
-        split = SPLIT.get(name.split("_")[0])
-        if split is None or not label.strip().isdecimal():
-            raise UserError(f"{root / LIST}, line {number}: {line!r}; expected a line like 'train_00001.jpg 5'")
-        stem = name.removesuffix(".jpg")
-        file = f"Image/aligned/{stem}_aligned.jpg" if images == "aligned" else f"Image/original/{name}"
-        rows.append((file, int(label), split))
+    """Labels, splits and files of the list. Raises UserError with the line that cannot be read, or in two ways."""
+    at, found = root / LIST, {}
+    for number, line in enumerate(pictures.lines(at), 1):
+        name, *label = line.replace(",", " ").split()
+        split, stem = SPLIT.get(name.split("_")[0]), name.removesuffix(".jpg").removesuffix("_aligned")
+        if split is None or len(label) != 1 or not label[0].isdecimal():
+            raise UserError(f"{at}, line {number}: {line!r}; expected a line like 'train_00001.jpg 5'")
+        if found.setdefault(stem, (int(label[0]), split)) != (int(label[0]), split):
+            raise UserError(f"{at}, line {number}: {name} has label {label[0]}, and {found[stem][0]} above")
+    given = {label for label, _ in found.values()}
+    if given and min(given) > 0 and max(given) < len(expressions.EXPRESSIONS):
+        names = expressions.EXPRESSIONS
+        which = f"from 1 without {names[-1]}, or from 0 without {names[0]}?"
+        raise UserError(f"{at}: labels {min(given)} to {max(given)}: {which}")
+    # Some copies have the aligned pictures under the plain names.
+    first = root / f"Image/aligned/{next(iter(found), '')}_aligned.jpg"
+    ending = "_aligned.jpg" if images == "aligned" and first.exists() else ".jpg"
+    rows = ((f"Image/{images}/{stem}{ending}", *of) for stem, of in found.items())
     files, labels, split = pictures.columns(rows)
     labels = expressions.decode("rafdb", labels)
     return Table(expressions.EXPRESSIONS, labels, split, files, notes={"images": images, "test": "test"}), files

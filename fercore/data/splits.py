@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from fercore.data.faces import digest
+from fercore.data.faces import UNKNOWN, digest
 from fercore.errors import UserError
 
 # RAF-DB's budgets as Ada-CM's README gives them: fear (281 training faces in all), and each other class.
@@ -24,6 +24,7 @@ class Split:
     validation: Int64[np.ndarray, " v"]
     counts: list[int]
     hash: str
+    twins: int = 0  # unlabelled faces left out because a labelled one has the same pixels
 
 
 def draw(
@@ -35,20 +36,22 @@ def draw(
     classes: Sequence[str],
     validation: float = 0.0,
     include_labelled: bool = False,
+    twins: Int64[np.ndarray, " n"] | None = None,
 ) -> Split:
-    """Split a training pool with these labels [n] into labelled, validation and unlabelled faces.
+    """Split a training pool with these labels [n] (UNKNOWN for none) into labelled, validation and unlabelled faces.
 
     `budget` is a total over all classes; "all", 0 or n keep every label. Each class is drawn by a generator
     of its own, so neither the order of the classes nor the size of another class matters; two budgets of one
     seed are independent draws, not nested. `validation` is the share of the labelled faces, class by class (at least
     one), set aside to select a model: it is in neither other list. `include_labelled` lists the labelled
-    faces among the unlabelled as well. Raises UserError when a class is too small.
+    faces among the unlabelled as well. `twins` [n]: equal numbers for faces with equal pixels; those of a labelled or
+    held-out face are in no list, and `twins` of the split counts them. Raises UserError when a class is too small.
     """
     if split_seed < 0:
         raise UserError(f"{dataset}: split_seed={split_seed}; expected 0 or more")
     if not 0 <= validation < 1:
         raise UserError(f"{dataset}: validation={validation}; expected a share of at least 0 and less than 1")
-    pool = np.bincount(labels, minlength=len(classes))
+    pool = np.bincount(labels[labels != UNKNOWN], minlength=len(classes))
     wanted = labels_per_class(pool, budget, dataset, classes)
     labelled, held = [], []
     for c, (name, count) in enumerate(zip(classes, wanted)):
@@ -66,11 +69,15 @@ def draw(
     labelled, held = (np.sort(np.concatenate(parts)).astype(np.int64) for parts in (labelled, held))
     taken = held if include_labelled else np.concatenate([labelled, held])
     unlabelled = np.setdiff1d(np.arange(len(labels), dtype=np.int64), taken)
+    alike = 0
+    if twins is not None:
+        known = np.concatenate([labelled, held])
+        other = ~np.isin(twins[unlabelled], twins[known]) | np.isin(unlabelled, known)
+        alike, unlabelled = int((~other).sum()), unlabelled[other]
     lists = [part.astype("<i8").tobytes() for part in (labelled, held, unlabelled)]
     counts = np.bincount(labels[labelled], minlength=len(classes)).tolist()
-    return Split(
-        labelled, unlabelled, held, counts, digest(*(len(part).to_bytes(8, "little") + part for part in lists))
-    )
+    hashed = digest(*(len(part).to_bytes(8, "little") + part for part in lists))
+    return Split(labelled, unlabelled, held, counts, hashed, alike)
 
 
 def labels_per_class(pool: np.ndarray, budget: int | str, dataset: str, classes: Sequence[str]) -> list[int]:

@@ -1,5 +1,6 @@
 """Checkpoints: everything a run needs to go on, written atomically, read without pickle."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +31,17 @@ class Checkpoint:
 
 
 def save(path: Path, state: dict) -> None:
-    """Write tensors and plain values atomically."""
+    """Write tensors and plain values atomically, sealed."""
+    content = io.BytesIO()
+    torch.save(state, content)
     with files.atomic(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(files.seal(content.getvalue()))
 
 
 def load(path: Path, device: torch.device) -> dict:
     """Tensors and plain values of a file. Raises UserError when it is damaged."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        content = io.BytesIO(files.unseal(path.read_bytes()))
+        return torch.load(content, map_location=device, weights_only=True)
     except Exception as error:  # what torch raises on damaged bytes has no common base
-        raise UserError(f"{path}: damaged checkpoint ({reason(error)}); delete it, and the run starts again") from None
+        raise UserError(f"{path}: damaged ({reason(error)}); delete it, and it is made again") from None

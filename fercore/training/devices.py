@@ -41,6 +41,8 @@ def choose(name: str = "auto") -> torch.device:
         chosen = torch.device(name)
     except RuntimeError:
         raise UserError(f"device: {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device: {name} is not supported; use auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {name} was asked for and torch sees no CUDA device here")
     if chosen.type == "cpu":

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from fercore import text
 from fercore.config import Run
 from fercore.data import splits
+from fercore.data.faces import UNKNOWN
 from fercore.data.prepare import Data
 from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
@@ -53,6 +54,7 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
         classes=classes,
         validation=config.validation,
         include_labelled=config.include_labelled,
+        twins=data.twins[data.pool],
     )
     if not len(split.unlabelled) and any(views(method, options).values()):
         raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
@@ -84,6 +86,7 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
     )
     state = (method.state(context, options) if hasattr(method, "state") else nn.Module()).to(device)
     unlabelled = faces.pool[faces.unlabelled]
+    judged = unlabelled[faces.labels[unlabelled] != UNKNOWN]  # whose hidden labels there are
     return Training(
         config=config,
         device=device,
@@ -102,7 +105,7 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
         tally=Tally(),
         history=[],
         best={},
-        log=levels.begin(unlabelled, log, config.split_seed, evenly(config.steps, config.evaluations)),
+        log=levels.begin(judged, log, config.split_seed, evenly(config.steps, config.evaluations)),
     )
 
 
@@ -164,7 +167,7 @@ def train_step(run: Training, step: int) -> None:
             group["lr"] = schedule(run.config, step) * group.setdefault("initial_lr", group["lr"])
     result = update(run, inputs)
     run.ema.update(run.model, step)
-    run.tally.add(result, hidden)
+    run.tally.add(step, result, hidden)
 
 
 def update(run: Training, inputs: Batch) -> Step:
@@ -210,10 +213,13 @@ def run(
             train_step(training, step)
             training.step = step + 1
             refresh(training)
+            saves = checkpoint and (training.step % checkpoint.every == 0 or training.step == config.steps)
+            if training.step in evaluated or saves:
+                training.tally.check()  # before a checkpoint takes the place of a sound one
             if training.step in evaluated:
                 evaluate.log(training)
                 bar.set_postfix(accuracy=f"{training.history[-1]['classifier']['accuracy']:.3f}")
-            if checkpoint and (training.step % checkpoint.every == 0 or training.step == config.steps):
+            if saves:
                 training.seconds = before + time.perf_counter() - started
                 checkpoint.save(training.state_dict())
             if watch:
@@ -233,6 +239,7 @@ def finish(run: Training, seconds: float) -> Outcome:
             "labelled": pool[split.labelled].tolist(),
             "validation": pool[split.validation].tolist(),
             "unlabelled": len(split.unlabelled),
+            "twins": split.twins,
             "counts": [int(c) for c in split.counts],
         },
         "start": run.start.summary() | {"matched": run.matched},

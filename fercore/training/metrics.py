@@ -10,15 +10,17 @@ def confusion(predicted: Int64[Tensor, " n"], truth: Int64[Tensor, " n"], classe
     return torch.bincount(truth * classes + predicted, minlength=classes**2).view(classes, classes)
 
 
-def recall(counts: Int64[Tensor, "k k"]) -> Float[Tensor, " k"]:
-    """Per-class recall; 0 for a class that does not occur."""
-    return counts.diagonal() / counts.sum(1).clamp_min(1)
+def recall(counts: Int64[Tensor, "k k"]) -> list[float | None]:
+    """Per-class recall; None for a class that the test set does not have."""
+    hit, there = counts.diagonal().tolist(), counts.sum(1).tolist()
+    return [right / n if n else None for right, n in zip(hit, there)]
 
 
 def macro_f1(counts: Int64[Tensor, "k k"]) -> float:
-    """Unweighted mean of the per-class F1; a class absent from truth and prediction counts 0."""
-    hit, wrong = counts.diagonal(), counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    return float((2 * hit / (2 * hit + wrong).clamp_min(1)).mean())
+    """Unweighted mean of the F1 of the classes that the test set has."""
+    hit, there = counts.diagonal(), counts.sum(1)
+    f1 = 2 * hit / (there + counts.sum(0)).clamp_min(1)
+    return float(f1[there > 0].mean())
 
 
 def calibration_error(p: Float[Tensor, "n k"], truth: Int64[Tensor, " n"], bins: int = 15) -> float:
@@ -37,6 +39,6 @@ def evaluation(p: Float[Tensor, "n k"], truth: Int64[Tensor, " n"], step: int) -
         "accuracy": round(float(counts.diagonal().sum()) / len(truth), 5),
         "macro_f1": round(macro_f1(counts), 5),
         "ece": round(calibration_error(p, truth), 5),
-        "recall": [round(r, 5) for r in recall(counts).tolist()],
+        "recall": [None if r is None else round(r, 5) for r in recall(counts)],
         "confusion": counts.tolist(),
     }

@@ -55,6 +55,9 @@ def tensors(path: Path) -> dict[str, Tensor]:
             state = state[name]
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: holds no state dict of tensors")
+    odd = next((key for key in state if not isinstance(key, str)), None)
+    if odd is not None:
+        raise UserError(f"{path}: its tensors are named by {odd!r} and the like; expected names such as conv1.weight")
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
@@ -85,6 +88,10 @@ def load(backbone: nn.Module, start: Start) -> float:
     own = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     renamed = rename(start.tensors, set(own), start.names)
     fitting = {k: renamed[k] for k, v in own.items() if k in renamed and renamed[k].shape == v.shape}
+    first = next(iter(own))
+    if first in renamed and first not in fitting:
+        given, wanted = (" x ".join(map(str, tensor.shape)) for tensor in (renamed[first], own[first]))
+        raise UserError(f"{start.source}: its first layer, {first}, is {given}; the encoder's is {wanted}")
     matched = len(fitting) / len(own)
     if matched < LEAST_MATCH:
         missing = next(k for k in own if k not in fitting)
