@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -41,6 +41,7 @@ class Data:
         }
 
 
+@runtime_checkable
 class Wanted(Protocol):
     """What the configuration of a run or of a pre-training says of its faces."""
 
