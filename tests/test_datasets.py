@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fercore import data, paths
-from fercore.data import TEST, TRAIN, VALIDATION, check, duplicates_across, load, pictures
+from fercore.data import TEST, TRAIN, VALIDATION, check, load, pictures
 from fercore.data.expressions import EXPRESSIONS
 from fercore.errors import UserError
 from fercore.study import records
