@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from jaxtyping import Float
+from torch import Tensor
 
 from fercore import augment, paths, text
 from fercore.analysis.prompts import cosines, least_loss
