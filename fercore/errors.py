@@ -1,11 +1,20 @@
 """What is addressed to the user."""
 
+import sys
+
+from tqdm.auto import tqdm
+
 
 class UserError(Exception):
     """One line for the user: which file, which key, what was expected, where to get it.
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def say(line: str) -> None:
+    """A line for the user that is no error, on standard error, clear of any progress bar."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def reason(error: BaseException) -> str:
