@@ -61,8 +61,7 @@ def reproduce(
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
     place = {"data_root": absolute(data_root), "results": absolute(results)}
-    act = door.forecast(params, notebook, **place) if dry_run else door.reproduce(params, notebook, **place, stale=stale)
-    for line in act:
+    for line in door.forecast(params, notebook, **place) if dry_run else door.reproduce(params, notebook, stale=stale, **place):
         typer.echo(line)
 
 

@@ -164,7 +164,7 @@ def _written(node: object) -> object:
     return repr(node)
 
 
-def _is_text(node: ast.AST) -> bool:
+def _is_text(node: object) -> bool:
     """A docstring, or any other text that stands alone."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
@@ -175,7 +175,7 @@ def stale(record: Mapping) -> bool:
 
 
 @contextlib.contextmanager
-def claim(results: Path, key: str, patience: float = -1) -> Iterator[None]:
+def claim(results: Path, key: str, patience: float = -1.0) -> Iterator[None]:
     """Make this run, or this start, alone. Raises Timeout after so many seconds of waiting; -1: says so, and waits.
 
     The system opens the lock of a process that dies.

@@ -172,7 +172,7 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
 
     Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
     run made once more: it is kept, once, as an older record of its key. What a source shows of a key stays the shown
-    one where `target` has none. Raises UserError, and adds nothing, for any other, for runs over several versions of one
+    one where `target` has none. Raises UserError, and adds nothing, for any other, for runs over several versions of a
     data set, and for a source that is not there.
     """
     sources = list(sources)
