@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -61,7 +62,8 @@ def reproduce(
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
     place = {"data_root": absolute(data_root), "results": absolute(results)}
-    for line in door.forecast(params, notebook, **place) if dry_run else door.reproduce(params, notebook, stale=stale, **place):
+    act = door.forecast if dry_run else partial(door.reproduce, stale=stale)
+    for line in act(params, notebook, **place):
         typer.echo(line)
 
 

@@ -1,6 +1,7 @@
 """What a run depends on is in its identity: other faces, another start or other code are never passed over."""
 
 import json
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -15,8 +16,7 @@ from safetensors.torch import save_file
 from fercore import files
 from fercore.analysis import tables
 from fercore.errors import UserError
-from fercore.methods import supervised
-from fercore.study import features, identity, records, runs, starts, sweep, transfer
+from fercore.study import identity, profiles, records, runs, starts, sweep, transfer
 from fercore.training import checkpoint, loop
 from fercore.training.simclr import Pretrain
 
@@ -41,8 +41,6 @@ def added(root):
 
 def repainted(root):
     """One pixel; name, size and time stay."""
-    import os
-
     path = root / "train/anger/0.png"
     before, picture = path.stat(), Image.open(path).convert("RGB")
     picture.putpixel((0, 0), (1, 2, 3))
@@ -95,10 +93,9 @@ def test_a_run_of_earlier_code_is_kept_and_said_or_made_again(toy_root, tmp_path
 
 
 def test_comments_and_docstrings_are_no_code():
-    written = [records._written(records.ast.parse(text)) for text in (
-        'def f(x):\n    """One."""\n    return x + 1.0  # why\n', "def f(x): return x + 1.0", "def f(x): return x + 2.0",
-    )]  # fmt: skip
-    assert written[0] == written[1] != written[2]
+    texts = ["def f(x): return x + 1.0", "def f(x): return x + 2.0", 'def f(x):\n    """One."""\n    return x + 1.0  # a\n']
+    bare, other, with_docstring = (records._written(records.ast.parse(text)) for text in texts)
+    assert with_docstring == bare != other
 
 
 def test_an_interrupted_run_does_not_go_on_over_other_faces(faces, tmp_path, capsys):
@@ -179,13 +176,11 @@ def test_kept_weights_and_features_are_of_the_run_that_is_on_record(faces, tmp_p
     make(config, faces, results, keep_weights=True)
     with pytest.raises(UserError, match="is of a run with other faces and labelled faces than the one on record"):
         transfer.restore(first, results, toy.CPU)
-    assert features.file(results, config.key) and supervised
 
 
 def test_notices_count_what_is_made_again_and_what_is_kept(profile, toy_root, tmp_path, monkeypatch, asked):
-    from fercore.study import profiles
-
-    study = profiles.load(profile(labels=[9], seeds=[0, 1], methods=["supervised"]), data_root=toy_root, results=tmp_path)
+    path = profile(labels=[9], seeds=[0, 1], methods=["supervised"])
+    study = profiles.load(path, data_root=toy_root, results=tmp_path)
     here = identity.Place(toy_root, tmp_path, "cpu")
     one, two = (synthetic.here(config, here) for config in study.runs())
     two["data"]["fingerprint"] = "other"

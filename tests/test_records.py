@@ -4,7 +4,6 @@ import json
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 import synthetic
