@@ -9,12 +9,14 @@ from fercore import files
 from fercore.errors import UserError
 
 SCHEDULES = ("constant", "cosine")
+ADDED = ("source", "frozen")  # fields that a configuration names only where they say something
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 # Least and most of a value, and why.
 LIMITS = {
     "steps": (1, 100_000_000, ""),
     "batch": (2, 65_536, ": batch normalisation needs more than one face"),
     "unlabelled_batch": (2, 65_536, ": batch normalisation needs more than one face"),
+    "frozen": (0, 64, " views"),
     "image_size": (8, 2_048, " pixels"),
 }
 WORDS |= {dict: "keys and values", tuple: "a list"}
@@ -72,6 +74,7 @@ class Run:
     drop_duplicates: bool = True  # chosen: no training face is byte-identical to a test face
     precision: str = "auto"
     compile: bool = False
+    frozen: int = 0  # views of each face that a frozen encoder sees once, for a head on its features; 0: all is trained
     source: str = ""  # digest of a method that is no file of the package: edited code is another run
 
     def __post_init__(self):
@@ -100,7 +103,7 @@ class Run:
 
     def to_dict(self) -> dict:
         """Plain values, as the record carries them."""
-        return {name: value for name, value in asdict(self).items() if name != "source" or value}
+        return {name: value for name, value in asdict(self).items() if value or name not in ADDED}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Run":

@@ -66,6 +66,27 @@ def resnet(name: str) -> Callable[[], nn.Module]:
     return build
 
 
+class Head(nn.Module):
+    """Two layers on features of a frozen encoder [b, d, s, s], of which the corner is read: s = 1, or 2 for turned views.
+
+    The features are standardised by `mean` and `deviation`, which are no weights. Width and depth are chosen.
+    """
+
+    WIDTH = 256
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+        layers: list[nn.Module] = []
+        for inputs in (features, self.WIDTH):
+            layers += [nn.Linear(inputs, self.WIDTH), nn.BatchNorm1d(self.WIDTH), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "b d s s"]) -> Float[Tensor, "b 256"]:
+        return self.layers((x[:, :, 0, 0] - self.mean) / self.deviation)
+
+
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (resnet("resnet18"), 512),
     "resnet50": (resnet("resnet50"), 2048),
@@ -88,7 +109,7 @@ class ImageEncoder(nn.Module):
     `text_width` equal to the feature width needs no map (the paper's case: 512 and 512); otherwise
     the map is linear and trained by L_t alone. `bf16` runs the backbone under autocast; classifier,
     similarities and losses stay in fp32. `unit`: the classifier reads the unit feature, as in SIT-FER's
-    and Ada-CM's code.
+    and Ada-CM's code. `frozen`: so many features of a frozen encoder are what it is given, and its backbone is a `Head`.
     """
 
     def __init__(
@@ -100,13 +121,14 @@ class ImageEncoder(nn.Module):
         projection: int | None = None,
         unit: bool = False,
         bf16: bool = False,
+        frozen: int = 0,
         seed: int = 0,
     ):
         super().__init__()
         # Each part draws from its own seed, so that an added part leaves the others' start as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.backbone, self.width = backbone(encoder)
+            self.backbone, self.width = (Head(frozen), Head.WIDTH) if frozen else backbone(encoder)
             torch.manual_seed(seed + 1)
             self.classifier = nn.Linear(self.width, classes)
             torch.manual_seed(seed + 2)
@@ -127,7 +149,7 @@ class ImageEncoder(nn.Module):
         """Width e of the embedding."""
         return self.project[-1].out_features if isinstance(self.project, nn.Sequential) else self.width
 
-    def feature(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def feature(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """The pooled output of the backbone, in fp32."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             return self.backbone(images).float()
@@ -136,12 +158,12 @@ class ImageEncoder(nn.Module):
         """The logits of a feature."""
         return self.classifier(F.normalize(feature, dim=1) if self.unit else feature)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Output:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Output:
         feature = self.feature(images)
         return Output(self.classify(feature), feature, F.normalize(self.project(feature), dim=1))
 
     @torch.no_grad()
-    def untracked_forward(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
+    def untracked_forward(self, *batches: Float[Tensor, "_ c h w"]) -> list[Output]:
         """`joint_forward` without gradient, by the batch's statistics and without a trace in the running ones.
 
         MixMatch and its kin guess labels so: they train on mixed images, and only those may be remembered.
@@ -155,7 +177,7 @@ class ImageEncoder(nn.Module):
             for norm in norms:
                 norm.track_running_stats = True
 
-    def joint_forward(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
+    def joint_forward(self, *batches: Float[Tensor, "_ c h w"]) -> list[Output]:
         """One joint forward of several batches: one normalisation statistic, one pass over the weights."""
         sizes = [len(batch) for batch in batches]
         joint = self(torch.cat(batches).contiguous(memory_format=torch.channels_last))
