@@ -130,7 +130,7 @@ def dump_(
 
 @app.command("train")
 def train_(
-    dataset: Annotated[str, typer.Option(help="facs, fer2013, rafdb, sfew, affectnet, ckplus, expw, own.")],
+    dataset: Annotated[str, typer.Option(help="facs, fer2013, ferplus, rafdb, sfew, affectnet, ckplus, expw, own.")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}; or with a variant: sitfer/semantic.")],
     labels: Annotated[int, typer.Option(help="Budget: labelled faces in total.")],
     data_root: Root = None,
@@ -142,8 +142,8 @@ def train_(
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
     batch: Annotated[int, typer.Option(help="Labelled faces per step.")] = Run.batch,
     unlabelled_batch: Annotated[int, typer.Option(help="Unlabelled faces per step.")] = Run.unlabelled_batch,
-    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
-    start: Annotated[str, typer.Option(help="none, imagenet, file:PATH, pretrain:KEY.")] = Run.start,
+    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2, dlib_resnet29.")] = Run.encoder,
+    start: Annotated[str, typer.Option(help="none, imagenet, dlib, file:PATH, pretrain:KEY.")] = Run.start,
     text: Annotated[str, typer.Option(help="Text encoder, see `text`.")] = Run.text,
     prompt: Annotated[str, typer.Option(help="With {} for the expression.")] = Run.prompt,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = Run.lr,
@@ -197,7 +197,7 @@ def pretrain_(
     data_root: Root = None,
     results: Results = paths.RESULTS / "runs",
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
-    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
+    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2, dlib_resnet29.")] = Run.encoder,
     batch: Annotated[int, typer.Option(help="Faces per step; each gives two views.")] = simclr.Pretrain.batch,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = simclr.Pretrain.lr,
     seed: Annotated[int, typer.Option(help="Initialisation, order, views.")] = 0,

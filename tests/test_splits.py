@@ -106,11 +106,39 @@ def test_each_face_is_drawn_equally_often():
     assert 115 < np.bincount(drawn).min() <= np.bincount(drawn).max() < 185
 
 
+# FER+'s training faces by majority.
+FERPLUS = (3149, 532, 119, 7287, 3014, 2100, 8740)
+
+
+@pytest.mark.parametrize(
+    ("pool", "budget", "counts"),
+    [
+        (FERPLUS, 400, [57, 57, 57, 57, 57, 57, 58]),
+        (FERPLUS, 833, [119] * 7),  # the last budget that is equal for all
+        (FERPLUS, 2000, [318, 317, 95, 318, 317, 317, 318]),  # 95 of 119 faces of disgust are 80 %
+        (FERPLUS, 4000, [696, 425, 95, 696, 696, 696, 696]),  # fear, 532, is too small for a seventh as well
+        (FERPLUS, 3700, [636, 425, 95, 636, 636, 636, 636]),  # fear only after disgust left some to share
+        (COUNTS, 2100, [313, 224, 312, 313, 313, 312, 313]),
+        ((5, 5, 10), 19, [5, 5, 9]),  # all are too small: then they are used up
+        ((0, 1, 9), 6, [0, 1, 5]),  # one face is given
+    ],
+)
+def test_a_small_class_gives_part_of_its_faces_and_the_others_the_rest(pool, budget, counts):
+    labels = np.repeat(np.arange(len(pool)), pool)
+    drawn = split(budget, labels=labels, classes=EXPRESSIONS[: len(pool)])
+    assert drawn.counts == counts and sum(counts) == budget
+    assert np.bincount(labels[drawn.labelled], minlength=len(pool)).tolist() == counts
+
+
+def test_a_class_too_small_for_adacms_shares():
+    """Fear of an incomplete copy."""
+    labels = POOL[(POOL != 1) | (np.cumsum(POOL == 1) <= 240)]
+    assert split(4000, dataset="rafdb", labels=labels).counts == [635, 192, 634, 635, 635, 634, 635]
+
+
 @pytest.mark.parametrize(
     ("budget", "options", "message"),
     [
-        (2100, {}, "class fear has 281 training faces, 2100 labels in total need 300"),
-        (4001, {"dataset": "rafdb"}, "class fear has 281"),
         (10**6, {}, "1000000 labels asked for, the training set has 12271"),
         (-1, {}, "-1 labels asked for"),
         ("some", {}, "labels='some'"),

@@ -168,6 +168,7 @@ def unique(values: Iterable) -> list:
 def _start(start: Mapping, pretrained: Mapping | None) -> list[str]:
     """Which weights runs began with, and what they are worth before any training with labels, in one or two lines."""
     kinds = {"none": "random weights", "imagenet": "ImageNet weights (torchvision)", "file": "weights from a file"}
+    kinds |= {"dlib": "dlib's face-recognition weights"}
     said = kinds.get(start["kind"], "our own pre-training without labels (SimCLR)")
     said += f", sha256 {start['sha256'][:16]}" if start.get("sha256") else ""
     if pretrained is None:

@@ -13,6 +13,7 @@ from fercore.errors import UserError
 
 # Published counts: (what, per class in the order of the loader's classes, or the total where no more is known).
 # "all" stands for a data set that is published without a split.
+FERPLUS_PUBLIC = (415, 62, 24, 865, 351, 287, 1182)
 OFFICIAL = {
     "rafdb": {
         "train": [("train", (1290, 281, 717, 4772, 1982, 705, 2524))],
@@ -22,6 +23,16 @@ OFFICIAL = {
         "train": [("Training", (3171, 4097, 436, 7215, 4830, 3995, 4965))],
         "validation": [("PublicTest", 3589)],
         "test": [("PublicTest or PrivateTest", 3589), ("PublicTest and PrivateTest", 7178)],
+    },
+    "ferplus": {
+        "train": [("Training", (3149, 532, 119, 7287, 3014, 2100, 8740))],
+        "validation": [("PublicTest", FERPLUS_PUBLIC)],
+        "test": [("PrivateTest", (396, 83, 18, 893, 384, 273, 1090)), ("PublicTest", FERPLUS_PUBLIC)],
+    },
+    "ferplus/contempt": {
+        "train": [("Training with contempt", 25060)],
+        "validation": [("PublicTest with contempt", 3199)],
+        "test": [("PrivateTest with contempt", 3153), ("PublicTest with contempt", 3199)],
     },
     "sfew": {
         "train": [("Train", (96, 98, 66, 198, 172, 178, 150)), ("Train, aligned", 891)],
