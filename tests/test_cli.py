@@ -244,7 +244,7 @@ def test_unknown_class(refused, faces, tmp_path):
     assert "of the unknown class 'neutral'; expected anger, happiness" in line
 
 
-def test_budget_larger_than_a_class(refused, faces, tmp_path):
+def test_budget_larger_than_a_class(call, refused, faces, tmp_path):
     for i in range(2, 6):
         (faces / "train" / "anger" / f"{i}.png").unlink()
     call(*train_on(faces, tmp_path, "--labels", 9))

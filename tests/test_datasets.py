@@ -638,7 +638,8 @@ def test_check_against_published_counts(root):
 def test_published_counts_add_up():
     """Totals as their papers and facts give them."""
     totals = {"rafdb": [12271, 3068], "fer2013": [28709, 3589, 3589], "sfew": [958, 436], "affectnet": [283901, 3500]}
-    totals |= {"ferplus": [24941, 3186, 3137], "ferplus/contempt": [25060, 3199, 3153], "expw": [91793], "ckplus/last3": [981], "ckplus/last3+neutral": [1236], "ckplus/peak": [309]}
+    totals |= {"ferplus": [24941, 3186, 3137], "ferplus/contempt": [25060, 3199, 3153]}
+    totals |= {"expw": [91793], "ckplus/last3": [981], "ckplus/last3+neutral": [1236], "ckplus/peak": [309]}
     sums = {
         name: [known if isinstance(known := entries[0][1], int) else sum(known) for entries in parts.values()]
         for name, parts in check.OFFICIAL.items()

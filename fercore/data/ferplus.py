@@ -1,9 +1,10 @@
 """FER+ (Barsoum et al. 2016): the faces of FER2013 with the votes of ten taggers in the place of their labels.
 
 fer2013new.csv has the columns Usage, Image name, eight expressions, unknown and NF (no face), and the rows of
-fer2013.csv in their order, beside which it is read. A face's label is the "majority" of the authors' code: single votes do not count,
-and the first needs more than half of the others. Faces without one, unknown or none at all are left out, and those of
-contempt unless it is asked for. meta["votes"] [n, 10] keeps the votes. Split and tested as FER2013.
+fer2013.csv in their order, beside which it is read. A face's label is the "majority" of the authors' code: single votes
+do not count, and the first expression needs more than half of the others. Left out are faces without a majority, those
+that are by majority unknown or no face, and those of contempt unless it is asked for. meta["votes"] [n, 10] keeps the
+votes. Split and tested as FER2013.
 """
 
 from collections.abc import Callable
