@@ -14,7 +14,7 @@ from fercore.methods import METHODS, resolve
 from fercore.study import dumps, features, plan, profiles, runs, starts, sweep, transfer
 from fercore.study import reproduce as door
 from fercore.text import table
-from fercore.training import devices, simclr
+from fercore.training import devices, metrics, simclr
 
 app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
@@ -187,6 +187,10 @@ def train_(
         compile=compile,
     )
     record = runs.make(config, data_root=data_root, results=results, device=device, checkpoint_every=checkpoint_every)
+    counts = record["metrics"]["classifier"]["last"]["confusion"]
+    if absent := metrics.untested(counts, record["data"]["classes"]):
+        rest = f"its recall is none, and macro F1 is over the other {len(counts) - len(absent)} classes"
+        typer.echo(f"warning: no test face of {', '.join(absent)}: {rest}", err=True)
     typer.echo(files.canonical(record))
 
 
