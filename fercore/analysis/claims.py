@@ -217,7 +217,9 @@ def compare(claim: Claim, records: Iterable[Mapping]) -> list[Comparison]:
     return out
 
 
-def measure(record: Mapping, metric: str = "accuracy", head: str = "classifier", which: str = "mean_last_fifth") -> float:
+def measure(
+    record: Mapping, metric: str = "accuracy", head: str = "classifier", which: str = "mean_last_fifth"
+) -> float:
     """A finished run's result in percent."""
     return 100 * record["metrics"][head][which][metric]
 

@@ -117,7 +117,8 @@ def setting(records: Sequence[Mapping]) -> pd.DataFrame:
         doubles = f", {dropped:,} more dropped as duplicates of test faces" if dropped else ""
         twins = sorted({r["split"].get("twins", 0) for r in here})
         if twins[-1]:
-            doubles += f"; {' to '.join(f'{n:,}' for n in unique([twins[0], twins[-1]]))} twins of labelled faces unused"
+            few_to_many = " to ".join(f"{n:,}" for n in unique([twins[0], twins[-1]]))
+            doubles += f"; {few_to_many} twins of labelled faces unused"
         share = f"{data['classes'][counts.argmax()]} is {100 * counts.max() / counts.sum():.1f} % of them"
         faces = f"{data_name(data['name'])} ({data['fingerprint']}): {data['train']:,} training faces{doubles}"
         absent = metrics.untested(shown, data["classes"])

@@ -45,7 +45,8 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
     "unreadable": one line for each; "duplicates": pictures whose pixels are identical, namely "within_train"
     (training faces, with or without a label, that repeat an earlier one), "train_in_test" and "test_in_train" (faces
     that also occur in the other split), "conflicting" (faces that also occur with another label); "constant": faces of
-    a single value; "unlabelled": faces without a label; "untested": classes without a test face; "left_out": {reason: files}.
+    a single value; "unlabelled": faces without a label; "untested": classes without a test face; "left_out":
+    {reason: files}.
     Raises UserError where not even the labels can be read.
     """
     hashes, unreadable, constant = [], [], 0

@@ -40,7 +40,7 @@ def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
 
 def markdown(frame: pd.DataFrame, empty: str = "") -> str:
     """The frame as a Markdown table: numbers right, words left."""
-    shown = _printed(frame).map(lambda v: v if v.strip() else empty).map(lambda v: str(v).replace("|", "\\|").replace("\n", "; "))
+    shown = _printed(frame).map(lambda v: v.replace("|", "\\|").replace("\n", "; ") if v.strip() else empty)
     right = [_numeric(frame, column) for column in shown.columns]
     titles = [str(c).replace("\n", " ") for c in shown.columns]
     widths = [max([len(t), 4, *map(len, shown.iloc[:, i])]) for i, t in enumerate(titles)]

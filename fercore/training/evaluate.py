@@ -77,7 +77,7 @@ def last_fifth(history: Sequence[dict], steps: int) -> list[dict]:
 
 
 def summary(run: Training) -> dict:
-    """Metrics of the record: per head, last, mean over the last 20 % of the steps, validation-selected, best on test."""
+    """Metrics of the record: per head the last, the mean over the last 20 % of the steps, selected, best on test."""
     out: dict = {"fused": None}
     for head, kept in run.best.items():
         late = [entry[head] for entry in last_fifth(run.history, run.config.steps)]
