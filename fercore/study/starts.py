@@ -3,12 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from fercore import files, paths
+from fercore import files, paths, tensors
 from fercore.config import Run
 from fercore.data import prepare
-from fercore.errors import UserError
+from fercore.errors import UserError, say
 from fercore.study import records
 from fercore.training import devices, pretrained, simclr
 from fercore.training.checkpoint import Checkpoint
@@ -19,6 +17,18 @@ from fercore.training.simclr import Pretrain
 def file(results: Path, key: str) -> Path:
     """Where the weights of a pre-training lie. They are rebuilt when missing and never committed."""
     return results / "starts" / f"{key}.safetensors"
+
+
+def there(results: Path, key: str) -> bool:
+    """Whether the weights of a pre-training are there. Damaged ones are set aside: then they are not."""
+    path = file(results, key)
+    if not path.exists():
+        return False
+    try:
+        return bool(pretrained.tensors(path))
+    except UserError as error:
+        say(f"{error}; now {files.set_aside(path).name}, and the start is made anew")
+        return False
 
 
 def of(config: Run, results: Path) -> Start:
@@ -59,8 +69,7 @@ def make(
     made = simclr.run(config, data, device=where, checkpoint=checkpoint, progress=progress)
     # Measured before the weights are there, as a sweep takes a start that is there for finished.
     weights = file(results, config.key)
-    with files.atomic(weights) as temporary:
-        save_file(made.tensors, temporary, metadata={"pretrain": files.canonical(made.record["config"])})
+    tensors.save(weights, made.tensors, {"pretrain": files.canonical(made.record["config"])})
     record = {
         "key": config.key,
         "kind": "pretrain",

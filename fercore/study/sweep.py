@@ -79,11 +79,11 @@ def at_hand(encoder: str) -> bool:
 
 def begin(study: Profile, *, device: str = "auto", progress: bool = True) -> None:
     """Make the start that the profile's runs share, where it is missing."""
-    if not study.pretrain or (weights := starts.file(study.results, study.pretrain.key)).exists():
+    if not study.pretrain or starts.there(study.results, study.pretrain.key):
         return
     place = {"data_root": study.data_root, "results": study.results, "device": device}
     with workers.claim(study.results, study.pretrain.key):
-        if not weights.exists():  # by now: another sweep may have made it
+        if not starts.there(study.results, study.pretrain.key):  # by now: another sweep may have made it
             starts.make(study.pretrain, **place, progress=progress)
 
 
@@ -144,7 +144,8 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
 
     Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
     run made once more: it is kept, once, as an older record of its key. What a source shows of a key stays the shown
-    one where `target` has none. Raises UserError, and adds nothing, for any other, and for a source that is not there.
+    one where `target` has none. Raises UserError, and adds nothing, for any other, and for a source that is not there
+    or has a damaged line.
     """
     sources = list(sources)
     if absent := [str(file) for file in sources if not file.is_file()]:
@@ -152,7 +153,7 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
     shown: dict[str, tuple[str, dict]] = {}
     known, new, older = set(), [], []
     for file in (target, *sources):
-        numbered = enumerate(records.read(file), 1)
+        numbered = enumerate(records.read(file, strict=file is not target), 1)
         found = [(f"{file}, record {number}", r) for number, r in numbered if r["status"] == "finished"]
         last = records.finished(record for _, record in found)
         for here, record in sorted(found, key=lambda one: one[1] is not last[one[1]["key"]]):

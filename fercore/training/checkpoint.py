@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fercore import files
-from fercore.errors import UserError, reason
+from fercore.errors import UserError, reason, say
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,14 @@ class Checkpoint:
         save(self.path, state)
 
     def load(self, device: torch.device) -> dict | None:
-        """What was saved last, or None where nothing was. Raises UserError when the file is damaged."""
-        return load(self.path, device) if self.path.exists() else None
+        """What was saved last, or None where nothing was. A damaged file is set aside, and the run begins anew."""
+        if not self.path.exists():
+            return None
+        try:
+            return load(self.path, device)
+        except UserError as error:
+            say(f"{error}; now {files.set_aside(self.path).name}, and the run begins anew")
+            return None
 
     def remove(self) -> None:
         """The run is over and stored."""
@@ -31,17 +37,18 @@ class Checkpoint:
 
 
 def save(path: Path, state: dict) -> None:
-    """Write tensors and plain values atomically, sealed."""
+    """Write tensors and plain values atomically, sealed. Raises OSError."""
     content = io.BytesIO()
     torch.save(state, content)
-    with files.atomic(path) as temporary:
-        temporary.write_bytes(files.seal(content.getvalue()))
+    files.write(path, files.seal(content.getvalue()))
 
 
 def load(path: Path, device: torch.device) -> dict:
-    """Tensors and plain values of a file. Raises UserError when it is damaged."""
+    """Tensors and plain values of a file. Raises UserError when it is damaged, OSError when it cannot be read."""
     try:
         content = io.BytesIO(files.unseal(path.read_bytes()))
         return torch.load(content, map_location=device, weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # what torch raises on damaged bytes has no common base
-        raise UserError(f"{path}: damaged ({reason(error)}); delete it, and it is made again") from None
+        raise UserError(f"{path}: damaged ({reason(error)})") from None
