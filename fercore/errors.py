@@ -13,14 +13,14 @@ class UserError(Exception):
     """
 
 
+def say(line: str) -> None:
+    """A line for the user that is no error, on standard error, clear of any progress bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
 def reason(error: BaseException) -> str:
     """The first line of what an exception says, or its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def say(line: str) -> None:
-    """One line on standard error, also above a bar of progress."""
-    tqdm.write(line, file=sys.stderr)
 
 
 HINTS = {

@@ -99,6 +99,7 @@ class Provenance(Part):
 class Finished(Part):
     key: str
     status: Literal["finished"]
+    data: Data
     provenance: Provenance
 
 
@@ -106,7 +107,6 @@ class Trained(Finished):
     kind: Literal["run"]
     config: Configuration
     constants: dict[str, Any] = {}
-    data: Data
     split: Split
     start: Start
     metrics: Heads

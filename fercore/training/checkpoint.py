@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on, written atomically, read without pickle."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,20 +16,27 @@ class Checkpoint:
 
     path: Path
     every: int = 200
+    about: dict = field(default_factory=dict)  # what the run is made from; it is kept in the file
 
     def save(self, state: dict) -> None:
         """Write tensors and plain values; a crash leaves the checkpoint before or this one."""
-        save(self.path, state)
+        save(self.path, state | {"about": self.about})
 
     def load(self, device: torch.device) -> dict | None:
-        """What was saved last, or None where nothing was. A damaged file is set aside, and the run begins anew."""
+        """What was saved last, or None where nothing was. A damaged file is set aside, and the run begins anew.
+
+        Raises UserError for another run's.
+        """
         if not self.path.exists():
             return None
         try:
-            return load(self.path, device)
+            saved = load(self.path, device)
         except UserError as error:
             say(f"{error}; now {files.set_aside(self.path).name}, and the run begins anew")
             return None
+        if saved.pop("about", None) != self.about:
+            raise UserError(f"{self.path}: is of another run; move it away, and this one begins anew")
+        return saved
 
     def remove(self) -> None:
         """The run is over and stored."""
