@@ -10,7 +10,7 @@ import typer
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError, say
+from fercore.errors import UserError, refused, say
 from fercore.methods import METHODS, resolve
 from fercore.study import dumps, features, plan, profiles, records, runs, starts, sweep, transfer
 from fercore.study import reproduce as door
@@ -348,6 +348,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
+    except OSError as error:
+        typer.echo(f"error: {refused(error)}", err=True)
     except Usage as error:
         if len(sys.argv) == 1:
             error.show()

@@ -20,33 +20,40 @@ from filelock import FileLock, Timeout
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError, say
+from fercore.errors import UserError, reason, say
 from fercore.methods.api import family, title
+from fercore.study import schema
 from fercore.study.profiles import Profile
 from fercore.training import devices
 from fercore.training.evaluate import LAST
 
 
-def read(path: Path) -> list[dict]:
-    """All records of a file, in order; an absent file has none. Raises UserError with the line that is damaged."""
+def read(path: Path, strict: bool = False) -> list[dict]:
+    """All records of a file, in order; an absent file has none.
+
+    A damaged line is left out, which is said once on standard error. With `strict` it raises UserError instead.
+    """
     if not path.exists():
         return []
-    out = []
+    out, damaged = [], {}
     # Bytes: str.splitlines also splits at separators that JSON leaves inside a string.
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise UserError(
-                f"{path}, line {number}: not a JSON record ({error}); delete the line to have its run made again, "
-                "or restore the file with git"
-            ) from None
-        if not isinstance(record, dict) or not {"key", "kind", "status", "config"} <= set(record):
-            raise UserError(f"{path}, line {number}: a record needs the fields key, kind, status and config")
-        out.append(record)
+            out.append(schema.parse(line))
+        except ValueError as error:  # no JSON, no UTF-8, or no record
+            damaged[number] = reason(error)
+    if damaged:
+        (first, why), *more = damaged.items()
+        said = f"{path}, line {first}: damaged record ({why})" + "".join(f", line {number} too" for number, _ in more)
+        if strict:
+            raise UserError(f"{said}; restore the file with git, or delete the line")
+        _say(f"{said}; left out: restore the file with git, or delete the line to have its run made again")
     return out
+
+
+_say = cache(say)  # once in a process
 
 
 def finished(records: Iterable[dict]) -> dict[str, dict]:
@@ -135,11 +142,11 @@ def add(path: Path, new: Iterable[Mapping], older: Iterable[Mapping] = ()) -> No
     """Add records behind those of a file, and `older` ones before them."""
     path = path.resolve()  # all who write a file hold one lock, also through a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    before, behind = ("".join(files.canonical(record) + "\n" for record in some) for some in (older, new))
+    before, behind = (b"".join(schema.line(record) for record in some) for some in (older, new))
     with FileLock(path.with_suffix(".lock")):
-        have = path.read_text(encoding="utf-8") if path.exists() else ""
-        if have and not have.endswith("\n"):
-            have += "\n"
+        have = path.read_bytes() if path.exists() else b""  # bytes: a damaged line stays as it is
+        if have and not have.endswith(b"\n"):
+            have += b"\n"
         files.write(path, before + have + behind)
 
 

@@ -75,6 +75,8 @@ def make(
         aside = weights.with_name(f"{config.key}-{files.sha256(weights)[:8]}.safetensors")
         os.replace(weights, aside)
         say(f"{weights}: made anew; what was there is now {aside.name}")
+    elif weights.exists():
+        say(f"{weights}: made anew; what was there is not what was written, now {files.set_aside(weights).name}")
     tensors.save(weights, made.tensors, {"pretrain": files.canonical(made.record["config"])})
     record = {
         "key": config.key,
