@@ -11,6 +11,7 @@ HEIGHT |= {"sitfer/instance": 0.47, "sitfer": 0.49}
 COUNTS = (400, 500, 50, 880, 590, 470, 610)
 LEVELS = {"sitfer/semantic": ("semantic",), "sitfer/text": ("semantic", "text"), "fixmatch": ("semantic",)}
 
+FACES = "feedfacefeedface"
 PROVENANCE = {
     "commit": "c0ffee" * 6 + "abcd",
     "dirty": False,
@@ -60,8 +61,9 @@ def run(method, seed, labels=2000, dataset="fer2013", accuracy=None, status="fin
         entry["fused"] = with_levels if method.startswith("sitfer") else None
         history.append(entry)
     return record | {
+        "constants": {},
         "data": {
-            "name": dataset, "fingerprint": "feedfacefeedface", "classes": list(EXPRESSIONS), "train": 27_000,
+            "name": dataset, "fingerprint": FACES, "classes": list(EXPRESSIONS), "train": 27_000,
             "test": sum(COUNTS), "tested_on": "PublicTest", "duplicates_dropped": 300, "notes": {},
         },
         "split": {"hash": f"{seed:016x}", "labelled": [], "validation": [], "unlabelled": 25_000, "counts": [9] * 7},
@@ -80,6 +82,15 @@ def of(config, accuracy=None, **changes):
     record = run(**config.to_dict(), accuracy=accuracy, **changes)
     if "provenance" in record and config.precision != "auto":
         record["provenance"] = PROVENANCE | {"precision": config.precision}
+    return record
+
+
+def here(config, place, accuracy=0.5):
+    """A finished run of this configuration over the faces and from the start of a `Place`."""
+    record, found = of(config, accuracy), place.identity(config)
+    record["data"]["fingerprint"], record["split"]["hash"] = found["data"], found["split"]
+    record["start"]["sha256"], record["constants"] = found["start"], found["constants"]
+    record["provenance"] = PROVENANCE | {"precision": found["precision"]}
     return record
 
 
@@ -114,7 +125,7 @@ def transfer(record, dataset, accuracy, classes=EXPRESSIONS[:6]):
     metrics = {"accuracy": accuracy, "macro_f1": accuracy - 0.05, "n": 900, "classes": list(classes)}
     return {
         "key": files.key_of(config), "kind": "transfer", "status": "finished", "config": config,
-        "metrics": metrics, "provenance": PROVENANCE,
+        "data": {"name": dataset, "fingerprint": FACES}, "metrics": metrics, "provenance": PROVENANCE,
     }  # fmt: skip
 
 
@@ -123,6 +134,7 @@ def pretrain():
     return {
         "key": "0123456789abcdef", "kind": "pretrain", "status": "finished",
         "config": {"dataset": "fer2013", "steps": 11_000, "image_size": 48},
+        "data": {"name": "fer2013", "fingerprint": FACES},
         "start": {"sha256": "ab" * 32}, "metrics": {"linear_probe": 0.47, "knn": 0.36, "loss": 3.1},
         "history": [{"step": 100, "loss": 5.0}], "provenance": PROVENANCE,
     }  # fmt: skip

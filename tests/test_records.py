@@ -4,7 +4,6 @@ import json
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 import synthetic
@@ -113,20 +112,6 @@ def test_key_depends_on_the_values_alone():
     assert files.key_of({"a": 1, "b": [3]}) != "0855bfc20eb6cfaa"
     places = {"data_root", "results", "device", "threads", "checkpoint_every", "progress"}
     assert not places & toy.config().to_dict().keys()
-
-
-def test_a_run_is_identified_by_its_configuration_in_a_precision():
-    config = toy.config("supervised", precision="auto")
-    fp32, bf16 = (records.identity(config, precision) for precision in ("fp32", "bf16"))
-    assert fp32 != bf16 and fp32 == records.identity(replace(config, precision="fp32"), "fp32")
-    assert records.identity(replace(config, seed=1), "fp32") != fp32
-    made = synthetic.of(config)
-    later, failed = made | {"metrics": {}}, synthetic.of(config, status="failed")
-    newer = made | {"config": made["config"] | {"of_tomorrow": 1}}  # by code that knows more: another run, no error
-    found = records.by_identity(
-        [made, later, failed, newer, synthetic.pretrain(), synthetic.transfer(made, "ckplus", 1)]
-    )
-    assert found[bf16] == later and fp32 not in found and len(found) == 2
 
 
 def test_the_last_finished_record_of_a_key_is_shown_and_has_the_older_ones(file):

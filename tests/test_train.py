@@ -431,7 +431,7 @@ def test_interrupted_anywhere_a_run_ends_in_the_same_record(stop, every, toy_roo
         make(config, toy_root, tmp_path, checkpoint_every=every, watch=None if stop == "record" else killed)
     assert records.read(tmp_path / "records.jsonl") == []
     kept = stop == "record" or stop >= every
-    assert leftovers(tmp_path) == [f"{records.identity(config, 'fp32')}.pt"] * kept
+    assert [name.partition("-")[0] for name in leftovers(tmp_path)] == [config.key] * kept
     again = []
     record = make(config, toy_root, tmp_path, checkpoint_every=every, watch=again.append)
     assert len(again) == {4: 7, 1: 10, 10: 0, "record": 0}[stop]
@@ -457,8 +457,9 @@ def test_interrupted_while_a_checkpoint_is_written_the_one_before_is_whole(place
 
 def test_damaged_checkpoint(toy_root, tmp_path):
     config = toy.config("supervised", steps=2)
-    path = tmp_path / "checkpoints" / f"{records.identity(config, 'fp32')}.pt"
-    path.parent.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        make(config, toy_root, tmp_path, checkpoint_every=1, watch=toy.stop)
+    (path,) = (tmp_path / "checkpoints").glob("*.pt")
     for data in (b"", b"hello, this is text", bytes(range(256))):
         path.write_bytes(data)
         with pytest.raises(UserError, match=r"damaged .*delete it"):
@@ -491,7 +492,7 @@ def test_killed_for_real_and_started_again(toy_root, tmp_path, fork):
     )
     assert interrupt(fork(child.typed, arguments, printed), results, signal.SIGINT) == 130
     assert "Traceback" not in printed.read_text() and not (results / "records.jsonl").exists()
-    assert leftovers(results) == [f"{records.identity(config, 'fp32')}.pt"]  # and nothing half-written
+    assert [name.partition("-")[0] for name in leftovers(results)] == [config.key]  # and nothing half-written
     killed = fork(child.typed, arguments, printed)
     assert interrupt(killed, results, signal.SIGKILL, delay=random.uniform(0, 0.1)) == -signal.SIGKILL
     assert not (results / "records.jsonl").exists()
@@ -532,7 +533,7 @@ def test_a_run_made_in_bf16_is_not_taken_for_one_in_fp32(toy_root, tmp_path, mon
     )
     study = profiles.load(tmp_path / "toy.yaml", data_root=toy_root, results=tmp_path)
     (config,) = study.runs()
-    assert config.precision == "auto" and records.identity(config, "bf16") != records.identity(config, "fp32")
+    assert config.precision == "auto"
     made = {}
     for has, precision in (("avx512_bf16", "bf16"), ("avx2", "fp32")):
         monkeypatch.setattr(devices, "capabilities", lambda has=has: {has: True})
@@ -542,11 +543,7 @@ def test_a_run_made_in_bf16_is_not_taken_for_one_in_fp32(toy_root, tmp_path, mon
         assert sweep.missing(study, device="cpu") == []
         assert make(config, toy_root, tmp_path) == made[precision]
     assert made["bf16"]["key"] == made["fp32"]["key"]
-    stored = records.by_identity(records.read(study.records))
-    assert {identity: toy.content(record) for identity, record in stored.items()} == {
-        records.identity(config, precision): json.loads(files.canonical(toy.content(record)))
-        for precision, record in made.items()
-    }
+    assert records.read(study.records) == [json.loads(files.canonical(record)) for record in made.values()]
     # Where the run could not be made, its record counts in any precision.
     monkeypatch.setattr(devices, "capabilities", lambda: {"amx_bf16": True})
     (tmp_path / "records.jsonl").write_text(files.canonical(made["fp32"]) + "\n")

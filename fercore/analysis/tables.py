@@ -134,6 +134,8 @@ def setting(records: Sequence[Mapping]) -> pd.DataFrame:
     steps = "{encoder}, {image_size} px, {steps:,} steps of {batch} labelled and {unlabelled_batch} unlabelled faces"
     lines += [("runs", line) for line in unique(steps.format(**r["config"]) for r in done)]
     lines += [("text", line) for line in unique('{text}, prompt "{prompt}"'.format(**r["config"]) for r in done)]
+    if earlier := sum(map(store.stale, done)):
+        lines.append(("code", f"{earlier} of {len(done)} runs were made by earlier code"))
     lines += [("device", ", ".join(unique(r["provenance"]["device"] for r in done)))] if done else []
     return pd.DataFrame(lines or [("runs", claims.NOT_RUN)], columns=["what", "in all runs"])
 

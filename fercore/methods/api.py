@@ -41,7 +41,7 @@ A new method is one file and one line in `methods/__init__.py`: contract tests, 
 """
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from types import ModuleType
 from typing import NamedTuple
 
@@ -129,6 +129,11 @@ def source(name: str) -> str:
 
 def _has_file(method: ModuleType | None) -> bool:
     return hasattr(method, "__file__")
+
+
+def constants(options: object) -> dict:
+    """The constants of a method's configuration as a record keeps them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
 
 
 def views(method: ModuleType, config: object) -> dict[str, int]:
