@@ -2,19 +2,20 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError
+from fercore.errors import UserError, refused, say
 from fercore.methods import METHODS, resolve
-from fercore.study import dumps, features, plan, profiles, runs, starts, sweep, transfer
+from fercore.study import dumps, features, plan, profiles, records, runs, starts, sweep, transfer
 from fercore.study import reproduce as door
 from fercore.text import table
-from fercore.training import devices, simclr
+from fercore.training import devices, metrics, simclr
 
 app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
@@ -27,6 +28,7 @@ Root = Annotated[Optional[Path], typer.Option(help="Where the data set lies.")] 
 Results = Annotated[Path, typer.Option(help="Folder for records, checkpoints and starts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Sets = Annotated[list[str], typer.Option("--set", help="NAME=JSON, for a constant of the method; repeatable.")]
+Stale = Annotated[Literal["keep", "redo"], typer.Option(help="What becomes of runs that earlier code made.")]
 DataSets = Annotated[list[str], typer.Option("--data-option", help="NAME=JSON, for the data set; repeatable.")]
 
 
@@ -55,11 +57,13 @@ def reproduce(
     notebook: Annotated[Optional[str], typer.Option(help="Only this notebook.")] = None,  # noqa: UP045
     data_root: Root = None,
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    stale: Stale = "keep",
     dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
-    act = door.forecast if dry_run else door.reproduce
-    for line in act(params, notebook, data_root=absolute(data_root), results=absolute(results)):
+    place = {"data_root": absolute(data_root), "results": absolute(results)}
+    act = door.forecast if dry_run else partial(door.reproduce, stale=stale)
+    for line in act(params, notebook, **place):
         typer.echo(line)
 
 
@@ -79,6 +83,7 @@ def sweep_(
     dump: Annotated[
         int, typer.Option(min=0, help="Leave what the levels say of so many unlabelled faces in RESULTS/dumps.")
     ] = 0,
+    stale: Stale = "keep",
 ):
     """Make a profile's missing runs, without notebooks, cheap ones first. --part shares them out over machines."""
     study = profiles.load(params, data_root=absolute(data_root), results=absolute(results))
@@ -95,7 +100,10 @@ def sweep_(
         chosen = study.runs(methods=methods, labels=labels) if methods or labels else plan.runs(study)
     chosen = [run for run in chosen if not seeds or run.seed in seeds]
     mine = sweep.ordered(chosen)[int(first) :: int(every)]
-    sweep.complete(study, mine, device=device, keep_weights=keep_weights, dump=dump, processes=processes)
+    for line in sweep.notices(study, mine, device, stale):
+        typer.echo(line, err=True)
+    left = {"keep_weights": keep_weights, "dump": dump, "stale": stale}
+    sweep.complete(study, mine, device=device, processes=processes, **left)
     whole = plan.runs(study)
     typer.echo(f"{study.records}: {len(sweep.missing(study, whole, device))} runs of {len(whole)} are missing")
     if dump and (bare := [run.key for run in mine if not dumps.file(study.results, run.key).exists()]):
@@ -156,6 +164,7 @@ def train_(
     compile: Annotated[bool, typer.Option(help="Compile the network.")] = False,
     device: Device = "auto",
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    stale: Stale = "keep",
     options: Sets = [],  # noqa: B006  (typer copies it)
     data_options: DataSets = [],  # noqa: B006
 ):
@@ -186,7 +195,14 @@ def train_(
         precision=precision,
         compile=compile,
     )
-    record = runs.make(config, data_root=data_root, results=results, device=device, checkpoint_every=checkpoint_every)
+    place = {"data_root": data_root, "results": results, "device": device}
+    record = runs.make(config, **place, checkpoint_every=checkpoint_every, stale=stale)
+    if records.stale(record):
+        say(f"{record['key']}: was made by earlier code and is kept; --stale redo makes it again")
+    counts = record["metrics"]["classifier"]["last"]["confusion"]
+    if absent := metrics.untested(counts, record["data"]["classes"]):
+        rest = f"its recall is none, and macro F1 is over the other {len(counts) - len(absent)} classes"
+        say(f"warning: no test face of {', '.join(absent)}: {rest}")
     typer.echo(files.canonical(record))
 
 
@@ -336,6 +352,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
+    except OSError as error:
+        typer.echo(f"error: {refused(error)}", err=True)
     except Usage as error:
         if len(sys.argv) == 1:
             error.show()

@@ -33,12 +33,15 @@ such as a teacher and a student, brings
   Step that it returns is for the diagnostics. What is averaged and tested is `training.model`; a second network is
   part of the state, made there as a copy of `context.model`.
 
+A weak view that gives pseudo-labels passes through the network by itself, the labelled faces and the strong views in
+one `joint_forward`: batch normalisation is the same for all methods (see params/CHOICES.md).
+
 A new method is one file and one line in `methods/__init__.py`: contract tests, tables and figures take it from there.
 `register` adds one from outside.
 """
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from types import ModuleType
 from typing import NamedTuple
 
@@ -126,6 +129,11 @@ def source(name: str) -> str:
 
 def _has_file(method: ModuleType | None) -> bool:
     return hasattr(method, "__file__")
+
+
+def constants(options: object) -> dict:
+    """The constants of a method's configuration as a record keeps them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
 
 
 def views(method: ModuleType, config: object) -> dict[str, int]:

@@ -10,7 +10,12 @@ from fercore.training import devices
 
 
 def reproduce(
-    params: str, notebook: str | None = None, *, data_root: str | Path = "", results: str | Path = ""
+    params: str,
+    notebook: str | None = None,
+    *,
+    data_root: str | Path = "",
+    results: str | Path = "",
+    stale: str = "keep",
 ) -> Iterator[str]:
     """Execute the notebooks of a profile into its results folder; yields the lines of a short summary.
 
@@ -28,11 +33,12 @@ def reproduce(
     # The notebooks run in their own folder: what they are given is absolute.
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
+    yield from sweep.notices(study, plan.runs(study, *names), stale=stale)
     # All training first; the notebooks then find their records, and two of them what else a run can leave.
     if closely := [name for name in names if name in (plan.MAPS, dumps.NOTEBOOK)]:
         left = {"keep_weights": plan.MAPS in closely, "dump": dumps.SIZE if dumps.NOTEBOOK in closely else 0}
-        sweep.complete(study, plan.runs(study, *closely), **left)
-    sweep.complete(study, plan.runs(study, *names))
+        sweep.complete(study, plan.runs(study, *closely), stale=stale, **left)
+    sweep.complete(study, plan.runs(study, *names), stale=stale)
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
         try:

@@ -5,30 +5,54 @@ A run that is in the records is never trained again.
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from fercore import files, methods, text
 from fercore.config import Run
-from fercore.data import expressions
+from fercore.data import expressions, prepare
 from fercore.errors import UserError
-from fercore.study import cost, dumps, records, runs, starts, workers
+from fercore.study import cost, dumps, identity, records, runs, starts, workers
+from fercore.study.identity import Place
 from fercore.study.profiles import Profile
-from fercore.training import devices
 
 
-def missing(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
+def missing(
+    study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto", stale: str = "keep"
+) -> list[Run]:
     """The runs, by default of the grid, that have no finished record.
 
-    Where the data are at hand, and the run so could be made, its record has to be of this device's precision.
+    Where the data are at hand, and the run so could be made, its record has to be of these faces, this start and this
+    device's precision (identity.py), and with `stale` "redo" also of this code.
     """
-    wanted, known = study.runs() if wanted is None else list(wanted), records.read(study.records)
+    wanted = study.runs() if wanted is None else list(wanted)
     if not ready(study):
-        done = records.finished(known)
+        done = records.finished(records.read(study.records))
         return [config for config in wanted if config.key not in done]
-    here, made = devices.choose(device), records.by_identity(known)
-    return [c for c in wanted if records.identity(c, devices.precision(c.precision, here)) not in made]
+    here = Place(study.data_root, study.results, device)
+    made = {config.key: here.record(config) for config in wanted}
+    again = {key for key, record in made.items() if record is None or (stale == "redo" and records.stale(record))}
+    return [config for config in wanted if config.key in again]
+
+
+def notices(study: Profile, wanted: Iterable[Run], device: str = "auto", stale: str = "keep") -> Iterator[str]:
+    """Lines on runs that are on record, and yet are not what they would be if they were made now."""
+    if not ready(study):
+        return
+    here, last = Place(study.data_root, study.results, device), records.finished(records.read(study.records))
+    other, kept = Counter(), 0
+    for config in wanted:
+        if made := here.record(config):
+            kept += records.stale(made)
+        elif config.key in last:
+            other[" and ".join(identity.apart(identity.of_record(last[config.key]), here.identity(config)))] += 1
+    for parts, n in other.items():
+        yield f"{n} runs are on record with other {parts}; they are made again and what is on record stays"
+    if kept:
+        said = "are made again" if stale == "redo" else "are kept; --stale redo makes them again"
+        yield f"{kept} runs were made by earlier code and {said}"
 
 
 def ready(study: Profile) -> bool:
@@ -43,10 +67,13 @@ def complete(
     device: str = "auto",
     keep_weights: bool = False,
     dump: int = 0,
+    stale: str = "keep",
     processes: int = 1,
     progress: bool = True,
 ) -> list[dict]:
     """Make what is missing, the start first, and return all records of the profile.
+
+    A run that earlier code made is kept, or with `stale` "redo" made again.
 
     With `keep_weights` and `dump`, what is made leaves its weights and its dump; what has its record does not.
     Several processes share the device and take the runs one after another.
@@ -56,14 +83,14 @@ def complete(
     fails leaves a record with its error and does not stop the others; bad input (UserError) and Ctrl-C do. Both leave
     every finished run on disk.
     """
-    if ready(study) and (todo := missing(study, wanted, device)):
+    if ready(study) and (todo := missing(study, wanted, device, stale)):
         for config in todo:
             methods.resolve(config.method, config.options)  # a wrong name is said before hours of pre-training
         own = study.shared.get("text", Run.text)
         if todo := [config for config in ordered(todo) if config.text == own or at_hand(config.text)]:
             begin(study, device=device, progress=progress)
             place = {"data_root": study.data_root, "results": study.results, "device": device}
-            place |= {"keep_weights": keep_weights, "dump": dump}
+            place |= {"keep_weights": keep_weights, "dump": dump, "stale": stale}
             workers.make(study.name, todo, place, processes=processes, progress=progress)
     return records.with_repeats(study.records)
 
@@ -78,13 +105,14 @@ def at_hand(encoder: str) -> bool:
 
 
 def begin(study: Profile, *, device: str = "auto", progress: bool = True) -> None:
-    """Make the start that the profile's runs share, where it is missing."""
-    if not study.pretrain or (weights := starts.file(study.results, study.pretrain.key)).exists():
+    """Make the start that the profile's runs share, where it is missing, or of other faces."""
+    if not study.pretrain:
         return
-    place = {"data_root": study.data_root, "results": study.results, "device": device}
-    with workers.claim(study.results, study.pretrain.key):
-        if not weights.exists():  # by now: another sweep may have made it
-            starts.make(study.pretrain, **place, progress=progress)
+    key, results = study.pretrain.key, study.results
+    fingerprint = prepare.of(study.pretrain, study.data_root).faces.fingerprint
+    with records.claim(results, key):
+        if not starts.finished(results, key, fingerprint):
+            starts.make(study.pretrain, data_root=study.data_root, results=results, device=device, progress=progress)
 
 
 def dump(
@@ -144,7 +172,8 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
 
     Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
     run made once more: it is kept, once, as an older record of its key. What a source shows of a key stays the shown
-    one where `target` has none. Raises UserError, and adds nothing, for any other, and for a source that is not there.
+    one where `target` has none. Raises UserError, and adds nothing, for any other, for runs over several versions of
+    one data set, and for a source that is not there or has a damaged line.
     """
     sources = list(sources)
     if absent := [str(file) for file in sources if not file.is_file()]:
@@ -152,7 +181,7 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
     shown: dict[str, tuple[str, dict]] = {}
     known, new, older = set(), [], []
     for file in (target, *sources):
-        numbered = enumerate(records.read(file), 1)
+        numbered = enumerate(records.read(file, strict=file is not target), 1)
         found = [(f"{file}, record {number}", r) for number, r in numbered if r["status"] == "finished"]
         last = records.finished(record for _, record in found)
         for here, record in sorted(found, key=lambda one: one[1] is not last[one[1]["key"]]):
@@ -174,5 +203,6 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
                     "--again"
                 )
             older.append(record)
+    records.one_version([*(record for _, record in shown.values()), *older])
     records.add(target, new, older=older)
     return len(new)

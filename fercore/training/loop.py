@@ -7,7 +7,6 @@ sampler position but the step: a run killed anywhere and started again gives the
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from types import ModuleType
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from fercore.data.prepare import Data
 from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.methods import resolve
-from fercore.methods.api import Batch, Context, Step, views
+from fercore.methods.api import Batch, Context, Step, constants, views
 from fercore.training import devices, evaluate, levels, pretrained
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
@@ -46,16 +45,7 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
     """Draw the split, build model and state, load the start. Raises UserError for what does not fit together."""
     method, options = resolve(config.method, config.options)
     classes = data.faces.classes
-    split = splits.draw(
-        data.faces.labels[data.pool],
-        config.labels,
-        config.split_seed,
-        dataset=config.dataset,
-        classes=classes,
-        validation=config.validation,
-        include_labelled=config.include_labelled,
-        twins=data.twins[data.pool],
-    )
+    split = splits.of(config, data)
     if not len(split.unlabelled) and any(views(method, options).values()):
         raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
     faces = pixels(data, split, device)
@@ -236,7 +226,7 @@ def finish(run: Training, seconds: float) -> Outcome:
     split, pool = run.split, run.data.pool
     record = {
         "config": run.config.to_dict(),
-        "constants": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(run.options).items()},
+        "constants": constants(run.options),
         "data": run.data.summary(),
         "split": {
             "hash": split.hash,
