@@ -10,12 +10,12 @@ import typer
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError, say
+from fercore.errors import UserError, refused, say
 from fercore.methods import METHODS, resolve
 from fercore.study import dumps, features, plan, profiles, records, runs, starts, sweep, transfer
 from fercore.study import reproduce as door
 from fercore.text import table
-from fercore.training import devices, simclr
+from fercore.training import devices, metrics, simclr
 
 app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
@@ -138,7 +138,7 @@ def dump_(
 
 @app.command("train")
 def train_(
-    dataset: Annotated[str, typer.Option(help="facs, fer2013, rafdb, sfew, affectnet, ckplus, expw, own.")],
+    dataset: Annotated[str, typer.Option(help="facs, fer2013, ferplus, rafdb, sfew, affectnet, ckplus, expw, own.")],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}; or with a variant: sitfer/semantic.")],
     labels: Annotated[int, typer.Option(help="Budget: labelled faces in total.")],
     data_root: Root = None,
@@ -150,8 +150,8 @@ def train_(
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
     batch: Annotated[int, typer.Option(help="Labelled faces per step.")] = Run.batch,
     unlabelled_batch: Annotated[int, typer.Option(help="Unlabelled faces per step.")] = Run.unlabelled_batch,
-    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
-    start: Annotated[str, typer.Option(help="none, imagenet, file:PATH, pretrain:KEY.")] = Run.start,
+    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2, dlib_resnet29.")] = Run.encoder,
+    start: Annotated[str, typer.Option(help="none, imagenet, dlib, file:PATH, pretrain:KEY.")] = Run.start,
     text: Annotated[str, typer.Option(help="Text encoder, see `text`.")] = Run.text,
     prompt: Annotated[str, typer.Option(help="With {} for the expression.")] = Run.prompt,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = Run.lr,
@@ -199,6 +199,10 @@ def train_(
     record = runs.make(config, **place, checkpoint_every=checkpoint_every, stale=stale)
     if records.stale(record):
         say(f"{record['key']}: was made by earlier code and is kept; --stale redo makes it again")
+    counts = record["metrics"]["classifier"]["last"]["confusion"]
+    if absent := metrics.untested(counts, record["data"]["classes"]):
+        rest = f"its recall is none, and macro F1 is over the other {len(counts) - len(absent)} classes"
+        say(f"warning: no test face of {', '.join(absent)}: {rest}")
     typer.echo(files.canonical(record))
 
 
@@ -209,7 +213,7 @@ def pretrain_(
     data_root: Root = None,
     results: Results = paths.RESULTS / "runs",
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
-    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
+    encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2, dlib_resnet29.")] = Run.encoder,
     batch: Annotated[int, typer.Option(help="Faces per step; each gives two views.")] = simclr.Pretrain.batch,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = simclr.Pretrain.lr,
     seed: Annotated[int, typer.Option(help="Initialisation, order, views.")] = 0,
@@ -348,6 +352,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
+    except OSError as error:
+        typer.echo(f"error: {refused(error)}", err=True)
     except Usage as error:
         if len(sys.argv) == 1:
             error.show()

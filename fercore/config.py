@@ -62,7 +62,7 @@ class Run:
     unlabelled_batch: int = 16  # released
     image_size: int = 224  # released
     encoder: str = "resnet18"  # stated
-    start: str = "none"  # none | imagenet | file:PATH | pretrain:KEY; the paper: MS-Celeb-1M, from a file
+    start: str = "none"  # none | imagenet | dlib | file:PATH | pretrain:KEY; the paper: MS-Celeb-1M, from a file
     start_keys: dict = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
     text: str = "clip:ViT-B-32/openai"  # stated: CLIP ViT-B/32
     prompt: str = "a face image of {}"  # stated

@@ -1,9 +1,9 @@
 """The image encoder: face -> logits, feature, embedding.
 
-ResNet-18 (SIT-FER IV-B: stated), ResNet-50, and WRN-28-2 for 48-pixel faces. The feature is the
-pooled output of the backbone; the classifier is one linear layer on it. The embedding that the
-instance memory stores is the unit feature; the paper's non-linear projection head is an option
-and not the default, because none of its losses (1)-(11) trains it.
+ResNet-18 (SIT-FER IV-B: stated), ResNet-50, WRN-28-2 for 48-pixel faces, and dlib's network, which was
+trained to recognise faces. The feature is the pooled output of the backbone; the classifier is one linear
+layer on it. The embedding that the instance memory stores is the unit feature; the paper's non-linear
+projection head is an option and not the default, because none of its losses (1)-(11) trains it.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fercore import dlib_resnet
 from fercore.convolution import by_columns
 from fercore.errors import UserError
 
@@ -91,6 +92,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (resnet("resnet18"), 512),
     "resnet50": (resnet("resnet50"), 2048),
     "wrn28_2": (wide_resnet_28_2, 128),
+    dlib_resnet.NAME: (dlib_resnet.DlibResNet, dlib_resnet.WIDTH),
     "colour": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3),  # the mean one: to count steps with
 }
 
@@ -164,7 +166,7 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def untracked_forward(self, *batches: Float[Tensor, "_ c h w"]) -> list[Output]:
-        """`joint_forward` without gradient, by the batch's statistics and without a trace in the running ones.
+        """Each batch by itself, without gradient, by its own statistics and without a trace in the running ones.
 
         MixMatch and its kin guess labels so: they train on mixed images, and only those may be remembered.
         """
@@ -172,7 +174,7 @@ class ImageEncoder(nn.Module):
         try:
             for norm in norms:
                 norm.track_running_stats = False
-            return self.joint_forward(*batches)
+            return [self(batch) for batch in batches]
         finally:
             for norm in norms:
                 norm.track_running_stats = True

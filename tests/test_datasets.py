@@ -625,6 +625,18 @@ def test_check_goes_through_all_and_finds_everything(root, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_check_counts_unlabelled_twins_and_they_contradict_nothing(root):
+    for part, name in itertools.product(("train", "test"), "ab"):
+        save(root / part / name / "0.png")
+    same = noise()
+    for place in ("train/a/1.png", "unlabelled/0.png", "unlabelled/1.png"):
+        save(root / place, same)
+    report = check.check("own", root)
+    assert report["unlabelled"] == 2
+    assert report["duplicates"] == {"within_train": 2, "train_in_test": 0, "test_in_train": 0, "conflicting": 0}
+    assert "2 repeat within training (a run leaves out the unlabelled twins of its labelled" in check.render(report)
+
+
 def test_check_against_published_counts(root):
     rafdb(root)
     report = check.check("rafdb", root)
@@ -638,6 +650,7 @@ def test_check_against_published_counts(root):
 def test_published_counts_add_up():
     """Totals as their papers and facts give them."""
     totals = {"rafdb": [12271, 3068], "fer2013": [28709, 3589, 3589], "sfew": [958, 436], "affectnet": [283901, 3500]}
+    totals |= {"ferplus": [24941, 3186, 3137], "ferplus/contempt": [25060, 3199, 3153]}
     totals |= {"expw": [91793], "ckplus/last3": [981], "ckplus/last3+neutral": [1236], "ckplus/peak": [309]}
     sums = {
         name: [known if isinstance(known := entries[0][1], int) else sum(known) for entries in parts.values()]

@@ -70,7 +70,7 @@ def test_lock_has_what_pyproject_wants(python):
     for requirement in entries:
         version = str(requirement.specifier)[2:]
         assert versions.setdefault(normal(requirement.name), version) == version, requirement.name
-    for name, ranges in wanted("study", "test").items():
+    for name, ranges in wanted("study", "faces", "test").items():
         assert name in versions, f"{name} is not in requirements.lock for Python {python}"
         assert ranges.contains(versions[name]), f"{name}=={versions[name]} is not {ranges}"
     assert versions["torch"] != "2.13.0"

@@ -53,6 +53,22 @@ def test_lists_are_sorted_disjoint_and_whole(include):
         assert (np.diff(part) > 0).all()
 
 
+@pytest.mark.parametrize("include", [False, True])
+def test_twins_of_labelled_and_held_out_faces_are_in_no_list(include):
+    options = {"validation": 0.25, "include_labelled": include}
+    plain = split(400, **options)
+    first, rest = np.arange(len(POOL)), np.setdiff1d(plain.unlabelled, plain.labelled)
+    first[rest[:3]] = plain.labelled[0]  # two unlabelled faces and a third one look like a labelled face,
+    first[rest[3]] = plain.validation[0]  # one like a held-out face,
+    first[plain.labelled[2]] = first[plain.labelled[1]]  # two labelled ones like each other,
+    first[rest[5]] = first[rest[4]]  # and two unlabelled ones, which may
+    drawn = split(400, twins=first, **options)
+    assert drawn.twins == 4 and plain.twins == 0 and drawn.hash != plain.hash
+    assert drawn.unlabelled.tolist() == np.setdiff1d(plain.unlabelled, rest[:4]).tolist()
+    for part in ("labelled", "validation", "counts"):
+        assert np.array_equal(getattr(drawn, part), getattr(plain, part))
+
+
 def test_validation_is_a_share_of_the_labelled_class_by_class():
     drawn, plain = split(700, validation=0.2), split(700)
     np.testing.assert_array_equal(np.bincount(POOL[drawn.validation]), [20] * 7)
@@ -106,11 +122,39 @@ def test_each_face_is_drawn_equally_often():
     assert 115 < np.bincount(drawn).min() <= np.bincount(drawn).max() < 185
 
 
+# FER+'s training faces by majority.
+FERPLUS = (3149, 532, 119, 7287, 3014, 2100, 8740)
+
+
+@pytest.mark.parametrize(
+    ("pool", "budget", "counts"),
+    [
+        (FERPLUS, 400, [57, 57, 57, 57, 57, 57, 58]),
+        (FERPLUS, 833, [119] * 7),  # the last budget that is equal for all
+        (FERPLUS, 2000, [318, 317, 95, 318, 317, 317, 318]),  # 95 of 119 faces of disgust are 80 %
+        (FERPLUS, 4000, [696, 425, 95, 696, 696, 696, 696]),  # fear, 532, is too small for a seventh as well
+        (FERPLUS, 3700, [636, 425, 95, 636, 636, 636, 636]),  # fear only after disgust left some to share
+        (COUNTS, 2100, [313, 224, 312, 313, 313, 312, 313]),
+        ((5, 5, 10), 19, [5, 5, 9]),  # all are too small: then they are used up
+        ((0, 1, 9), 6, [0, 1, 5]),  # one face is given
+    ],
+)
+def test_a_small_class_gives_part_of_its_faces_and_the_others_the_rest(pool, budget, counts):
+    labels = np.repeat(np.arange(len(pool)), pool)
+    drawn = split(budget, labels=labels, classes=EXPRESSIONS[: len(pool)])
+    assert drawn.counts == counts and sum(counts) == budget
+    assert np.bincount(labels[drawn.labelled], minlength=len(pool)).tolist() == counts
+
+
+def test_a_class_too_small_for_adacms_shares():
+    """Fear of an incomplete copy."""
+    labels = POOL[(POOL != 1) | (np.cumsum(POOL == 1) <= 240)]
+    assert split(4000, dataset="rafdb", labels=labels).counts == [635, 192, 634, 635, 635, 634, 635]
+
+
 @pytest.mark.parametrize(
     ("budget", "options", "message"),
     [
-        (2100, {}, "class fear has 281 training faces, 2100 labels in total need 300"),
-        (4001, {"dataset": "rafdb"}, "class fear has 281"),
         (10**6, {}, "1000000 labels asked for, the training set has 12271"),
         (-1, {}, "-1 labels asked for"),
         ("some", {}, "labels='some'"),

@@ -12,7 +12,7 @@ from fercore.errors import UserError
 __all__ = ["NAMES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Faces", "load", "source"]
 
 CHANNELS = ("rgb", "bgr")
-NAMES = ("facs", "fer2013", "rafdb", "sfew", "affectnet", "ckplus", "expw", "own")
+NAMES = ("facs", "fer2013", "ferplus", "rafdb", "sfew", "affectnet", "ckplus", "expw", "own")
 
 
 def load(

@@ -16,7 +16,8 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,8 @@ LAYOUT = (
 )
 ORIGIN = "get it from the Kaggle challenge in representation learning: facial expression recognition (2013)"
 NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
-FILES = [
-    *(name + pack for name in NAMES for pack in ("", ".gz", ".bz2", ".xz", ".zip")),
-    *("fer2013.zip", "fer2013.tar.gz"),
-]
+PACKS = ("", ".gz", ".bz2", ".xz", ".zip")
+FILES = [*(name + pack for name in NAMES for pack in PACKS), "fer2013.zip", "fer2013.tar.gz"]
 USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
 BY_NAME = {name.lower(): name for name in USAGE}
 LABELS = {str(index): index for index in range(7)}
@@ -48,15 +47,24 @@ def source(root: str | Path | None) -> Source:
     """`root` is the CSV or a folder that holds it, or that of train/ and test/; either may lie one folder down."""
     path = pictures.located(root, "fer2013", LAYOUT, ORIGIN)
     if path.is_dir():
-        places = [path, *pictures.subfolders(path)]
-        if found := [place / name for place in places for name in FILES if (place / name).is_file()]:
-            path = found[0]
-        elif split := [place for place in places if len(parts(place)) > 1 and "train" in parts(place)]:
+        if found := file(path, FILES):
+            path = found
+        elif split := [place for place in places(path) if len(parts(place)) > 1 and "train" in parts(place)]:
             path = split[0]
             return pictures.of_files(path, pictures.stamp(path, *parts(path)), lambda: folders(path))
         else:
             raise UserError(f"fer2013: {path} has another layout; expected {LAYOUT}; {ORIGIN}")
     return Source(pictures.stamp(path.parent, path.name), lambda put, size: read(path, put))
+
+
+def places(root: Path) -> list[Path]:
+    """Where its files may lie."""
+    return [root, *pictures.subfolders(root)]
+
+
+def file(root: Path, names: Iterable[str]) -> Path | None:
+    """The first of these names that is there, in the root or one folder down."""
+    return next((place / name for name in names for place in places(root) if (place / name).is_file()), None)
 
 
 def parts(root: Path) -> list[str]:
@@ -76,7 +84,27 @@ def folders(root: Path) -> tuple[Table, list[str]]:
 
 
 def read(path: Path, put: Callable) -> Table:
-    """One pass over the CSV. The fingerprint is of the three columns, however ordered and packed."""
+    """One pass over the CSV."""
+    table, tenth = published(path, put)
+    return replace(table, notes={"test": tested(table.split, tenth)})
+
+
+def tested(split: np.ndarray, tenth: np.ndarray) -> str:
+    """Choose the test rows, in place, and say which they are."""
+    if (split == TEST).any():
+        return "PrivateTest"
+    split[split == VALIDATION] = TEST
+    if (split == TEST).any():
+        return "PublicTest"
+    split[tenth] = TEST
+    return "one row in ten, by the hash of its pixels (no test rows in the file)"
+
+
+def published(path: Path, put: Callable) -> tuple[Table, np.ndarray]:
+    """One pass over the CSV: its rows, split by Usage, and which of them are a tenth by the hash of their pixels.
+
+    The fingerprint is of the three columns, however ordered and packed.
+    """
     labels, split, tenth, content = [], [], [], hashlib.sha256()
     for row, (emotion, usage, pixels) in enumerate(tqdm(cells(path), "faces", unit="img", delay=1, leave=False), 1):
         word = expressions.spelled(emotion)
@@ -90,49 +118,53 @@ def read(path: Path, put: Callable) -> Table:
         tenth.append(zlib.crc32(pixels.encode()) % TENTH == 0)
         content.update(f"{label},{named},{pixels}\n".encode())
         put(image(pixels, path, row))
-    split, tested = np.array(split, np.int8), "PrivateTest"
-    if not (split == TEST).any():
-        tested = "PublicTest"
-        split[split == VALIDATION] = TEST
-    if not (split == TEST).any():
-        tested = "one row in ten, by the hash of its pixels (no test rows in the file)"
-        split[tenth] = TEST
-    return Table(
+    table = Table(
         expressions.EXPRESSIONS,
         expressions.decode("fer2013", np.array(labels, np.int64)),
-        split,
+        np.array(split, np.int8),
         [f"{path.name}:{row}" for row in range(1, len(labels) + 1)],
         content.hexdigest()[:16],
-        {"test": tested},
     )
+    return table, np.array(tenth, bool)
 
 
 def cells(path: Path) -> Iterator[tuple[str, str, str]]:
     """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream; no blank rows."""
+    for row in rows(path, ("emotion", "pixels", "Usage"), ORIGIN, optional=("Usage",)):
+        values = row["pixels"]
+        if "," in values or "." in values:  # as a list, or as floats
+            values = " ".join(values.strip("[]").replace(",", " ").replace(".0", "").split())
+        yield row["emotion"], row.get("Usage", "Training"), values
+
+
+def rows(
+    path: Path, columns: Sequence[str], origin: str, *, optional: Sequence[str] = (), names: Sequence[str] = NAMES
+) -> Iterator[dict[str, str]]:
+    """These columns of each row of a CSV, in whatever order and packing, as a stream; no blank rows.
+
+    `names`: that of the CSV in an archive. Raises UserError, with `origin`, for what is missing or damaged.
+    """
     try:
-        with unpacked(path) as file:
+        with unpacked(path, names) as file:
             lines = decoded(file)
             head = next(lines, "")
             mark = ";" if ";" in head else ","
             header = ["".join(name.lower().split()) for name in next(csv.reader([head], delimiter=mark), [])]
-            if not {"emotion", "pixels"} <= set(header):
+            known = {name: "".join(name.lower().split()) for name in columns}
+            place = {name: header.index(spelled) for name, spelled in known.items() if spelled in header}
+            if set(columns) - set(optional) - set(place):
                 said = ", ".join(header)[:60] or "none"
-                raise UserError(f"{path}: columns {said}; expected emotion, pixels, Usage; {ORIGIN}")
-            emotion, pixels = (header.index(name) for name in ("emotion", "pixels"))
-            usage = header.index("usage") if "usage" in header else None
+                raise UserError(f"{path}: columns {said}; expected {', '.join(columns)}; {origin}")
             for number, row in enumerate(csv.reader(lines, delimiter=mark), 1):
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-                    raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; {ORIGIN}")
-                values = row[pixels].strip()
-                if "," in values or "." in values:  # as a list, or as floats
-                    values = " ".join(values.strip("[]").replace(",", " ").replace(".0", "").split())
-                yield row[emotion].strip(), "Training" if usage is None else row[usage].strip(), values
+                    raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; {origin}")
+                yield {name: row[column].strip() for name, column in place.items()}
     except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
+        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {origin}") from None
     except zlib.error as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
+        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {origin}") from None
 
 
 def decoded(file: io.BufferedIOBase) -> Iterator[str]:
@@ -142,22 +174,22 @@ def decoded(file: io.BufferedIOBase) -> Iterator[str]:
     yield from io.TextIOWrapper(file, encoding, newline=None)
 
 
-def unpacked(path: Path) -> io.BufferedIOBase:
+def unpacked(path: Path, names: Sequence[str] = NAMES) -> io.BufferedIOBase:
     """The CSV as bytes, whatever it is packed in. Raises UserError where an archive holds none or several."""
     if path.name.endswith(".tar.gz"):
         pack = tarfile.open(path)  # noqa: SIM115  (the stream needs it open)
         inside = {member.name: member for member in pack if member.isfile()}
-        return io.BufferedReader(pack.extractfile(inside[_only(path, inside)]))
+        return io.BufferedReader(pack.extractfile(inside[_only(path, inside, names)]))
     if path.suffix == ".zip":
         pack = zipfile.ZipFile(path)
-        return io.BufferedReader(pack.open(_only(path, pack.namelist())))
+        return io.BufferedReader(pack.open(_only(path, pack.namelist(), names)))
     return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)(path, "rb")
 
 
-def _only(path: Path, names: Iterable[str]) -> str:
+def _only(path: Path, inside: Iterable[str], names: Sequence[str]) -> str:
     """The CSV of an archive: the one with a known name, or the only one."""
-    tables = [name for name in names if name.endswith(".csv") and all(map(pictures.ours, name.split("/")))]
-    for known in NAMES:
+    tables = [name for name in inside if name.endswith(".csv") and all(map(pictures.ours, name.split("/")))]
+    for known in names:
         if len(found := [name for name in tables if name.rpartition("/")[2] == known]) == 1:
             return found[0]
     if len(tables) != 1:

@@ -14,6 +14,7 @@ from fercore.errors import UserError
 
 # RAF-DB's budgets as Ada-CM's README gives them: fear (281 training faces in all), and each other class.
 RAFDB = {100: (10, 15), 400: (40, 60), 1000: (100, 150), 2000: (200, 300), 4000: (250, 625)}
+MOST = 0.8  # chosen: of a class that has too few faces for its share; the rest of them stays unlabelled
 TAG = 20250318  # keeps these draws apart from every other use of the seed
 
 
@@ -61,7 +62,7 @@ def draw(
     seed are independent draws, not nested. `validation` is the share of the labelled faces, class by class (at least
     one), set aside to select a model: it is in neither other list. `include_labelled` lists the labelled
     faces among the unlabelled as well. `twins` [n]: equal numbers for faces with equal pixels; those of a labelled or
-    held-out face are in no list, and `twins` of the split counts them. Raises UserError when a class is too small.
+    held-out face are in no list, and `twins` of the split counts them. Raises UserError for a budget that there is not.
     """
     if split_seed < 0:
         raise UserError(f"{dataset}: split_seed={split_seed}; expected 0 or more")
@@ -97,7 +98,7 @@ def draw(
 
 
 def labels_per_class(pool: np.ndarray, budget: int | str, dataset: str, classes: Sequence[str]) -> list[int]:
-    """Labels per class. RAF-DB: Ada-CM's; elsewhere equal, the remainder one each to the largest classes."""
+    """Labels per class. RAF-DB: Ada-CM's; elsewhere, and where a class has too few for that, `equal_shares`."""
     if isinstance(budget, str) and budget != "all":
         raise UserError(f"{dataset}: labels={budget!r}; expected a number or 'all'")
     if budget in ("all", 0, int(pool.sum())):
@@ -107,13 +108,26 @@ def labels_per_class(pool: np.ndarray, budget: int | str, dataset: str, classes:
     if dataset == "rafdb" and budget in RAFDB:
         fear, others = RAFDB[budget]
         wanted = [fear if name == "fear" else others for name in classes]
-    else:
-        share, rest = divmod(budget, len(classes))
-        largest = np.argsort(-pool, kind="stable")[:rest]
-        wanted = [share + (c in largest) for c in range(len(classes))]
-    for name, has, needs in zip(classes, pool.tolist(), wanted):
-        if needs > has:
-            raise UserError(
-                f"{dataset}: class {name} has {has} training faces, {budget} labels in total need {needs} of it"
-            )
-    return wanted
+        if (wanted <= pool).all():
+            return wanted
+    return equal_shares(pool, budget, MOST) or equal_shares(pool, budget, 1.0)
+
+
+def equal_shares(pool: np.ndarray, budget: int, most: float) -> list[int] | None:
+    """Equal numbers, the remainder one each to the largest classes.
+
+    A class that has too few faces for its share gives this part of them (one at least), and the others share what is
+    missing, as Ada-CM does with RAF-DB's fear. None where all have too few.
+    """
+    given, others = np.zeros_like(pool), np.argsort(-pool, kind="stable")
+    while len(others):
+        share, rest = divmod(budget - int(given.sum()), len(others))
+        wanted = share + (np.arange(len(others)) < rest)
+        few = wanted > pool[others]
+        if not few.any():
+            given[others] = wanted
+            return given.tolist()
+        small = others[few]
+        given[small] = np.minimum(np.maximum((most * pool[small]).astype(int), 1), pool[small])
+        others = others[~few]
+    return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from fercore import paths
 from fercore.study import profiles
 
+SHARED = ("config", "augment", "data/splits", "data/ferplus", "dlib_resnet", "training/pretrained")
 ORIGIN = re.compile(r"\b(chosen|released)\b")
 BARE = re.compile(r"^(chosen|released)( code)?[:;,]? ?")  # what the column before it says already
 YAML = re.compile(r"^(?P<name>\w+): (?P<value>.+?)\s+# (?P<comment>.*)$")
@@ -32,9 +33,9 @@ class Choice:
 
 
 def everywhere() -> list[Choice]:
-    """Of SIT-FER, of what all runs share, of the views, of the other methods, and of the profiles, in this order."""
+    """Of SIT-FER, of what all runs share, of the other methods, and of the profiles, in this order."""
     methods = sorted((paths.ROOT / "fercore/methods").glob("*.py"), key=lambda file: (file.stem != "sitfer", file.stem))
-    code = [methods[0], *(paths.ROOT / "fercore" / name for name in ("config.py", "augment.py")), *methods[1:]]
+    code = [methods[0], *(paths.ROOT / f"fercore/{name}.py" for name in SHARED), *methods[1:]]
     return [choice for file in (*code, *profiles.committed()) for choice in of_file(file)]
 
 

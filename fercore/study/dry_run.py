@@ -17,6 +17,7 @@ from fercore.text import CONTROL_WIDTH
 from fercore.training import devices
 
 NATIVE = {"fer2013": (1, 48, 48), "rafdb": (3, 100, 100), "sfew": (3, 181, 143)}  # decoded; others at the run's size
+NATIVE["ferplus"] = NATIVE["fer2013"]
 
 
 # Disk

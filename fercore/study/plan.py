@@ -14,7 +14,7 @@ from fercore.methods import audit
 from fercore.study.profiles import Profile
 from fercore.text import CONTROLS, PROMPTS
 
-GREY = ("fer2013", "ckplus")  # the order of the colours is nothing there
+GREY = ("fer2013", "ferplus", "ckplus")  # the order of the colours is nothing there
 NESTED = ("options", "dataset_options")
 
 

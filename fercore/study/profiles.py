@@ -148,9 +148,9 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
 
 
 def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain | None]:
-    """The YAML's `start`: none, imagenet, {file: PATH, keys: {...}} or {pretrain: {steps: ..., ...}}."""
+    """The YAML's `start`: none, imagenet, dlib, {file: PATH, keys: {...}} or {pretrain: {steps: ..., ...}}."""
     start = values.get("start", "none")
-    if start in ("none", "imagenet"):
+    if start in ("none", "imagenet", "dlib"):
         return start, {}, None
     if isinstance(start, dict) and "file" in start and set(start) <= {"file", "keys"}:
         return f"file:{start['file']}", start.get("keys") or {}, None
@@ -167,4 +167,4 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
         except UserError as error:
             raise UserError(f"{file}: start: pretrain: {error}") from None
         return f"pretrain:{first.key}", {}, first
-    raise UserError(f"{file}: start: expected none, imagenet, {{file: PATH}} or {{pretrain: {{steps: N}}}}")
+    raise UserError(f"{file}: start: expected none, imagenet, dlib, {{file: PATH}} or {{pretrain: {{steps: N}}}}")

@@ -9,7 +9,7 @@ from fercore.config import Run
 from fercore.data import prepare
 from fercore.errors import UserError, say
 from fercore.study import records
-from fercore.training import devices, pretrained, simclr
+from fercore.training import devices, dlib_weights, pretrained, simclr
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.pretrained import Start
 from fercore.training.simclr import Pretrain
@@ -37,8 +37,10 @@ def of(config: Run, results: Path) -> Start:
         return Start()
     if kind == "imagenet":
         return pretrained.imagenet(config.encoder)
+    if kind == "dlib":
+        return dlib_weights.start(config.encoder)
     if kind not in ("file", "pretrain") or not name:
-        raise UserError(f"start: {config.start!r} is unknown; use none, imagenet, file:PATH or pretrain:KEY")
+        raise UserError(f"start: {config.start!r} is unknown; use none, imagenet, dlib, file:PATH or pretrain:KEY")
     if kind == "file":
         path = Path(name).expanduser()
         # A profile's paths are relative to the repository, wherever it is run from.
@@ -75,6 +77,8 @@ def make(
         aside = weights.with_name(f"{config.key}-{files.sha256(weights)[:8]}.safetensors")
         os.replace(weights, aside)
         say(f"{weights}: made anew; what was there is now {aside.name}")
+    elif weights.exists():
+        say(f"{weights}: made anew; what was there is not what was written, now {files.set_aside(weights).name}")
     tensors.save(weights, made.tensors, {"pretrain": files.canonical(made.record["config"])})
     record = {
         "key": config.key,

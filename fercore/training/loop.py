@@ -62,7 +62,11 @@ def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.devic
         seed=config.seed,
     )
     matched = pretrained.load(model.backbone, start)
-    model.to(device).train()
+    model.to(device)
+    if start.affine:
+        some = faces.pool[:: max(1, len(faces.pool) // pretrained.CALIBRATED)][: pretrained.CALIBRATED]
+        pretrained.calibrate(model.backbone, faces.plain(some, config.image_size))
+    model.train()
     context = Context(
         classes=len(classes),
         slots=len(data.pool),

@@ -1,22 +1,25 @@
-"""Where the encoder starts from: nothing, ImageNet, a file, or our own self-supervised weights.
+"""Where the encoder starts from: nothing, ImageNet, a file, dlib, or our own self-supervised weights.
 
 The paper starts from MS-Celeb-1M weights. That set was withdrawn and its weights carry its terms,
 so a start is always named, its share of matched tensors is recorded, and so is its hash.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torchvision
-from safetensors.torch import load_file
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fercore import files
+from fercore import tensors as stored
 from fercore.errors import UserError, reason
 
 # Prefixes under which published face networks keep their backbone, removed in this order.
 WRAPPERS = ("module.", "encoder_q.", "online_encoder.", "encoder.", "backbone.", "model.", "features.", "resnet.")
+CALIBRATED = 1024  # chosen: training faces, evenly spaced, that give an affine start its statistics
 LEAST_MATCH = 0.9  # of the backbone's tensors; below that a "start" is mostly a random one
 
 
@@ -24,12 +27,13 @@ LEAST_MATCH = 0.9  # of the backbone's tensors; below that a "start" is mostly a
 class Start:
     """Initial weights of a backbone: where they are from, and the tensors, None for random ones."""
 
-    kind: str = "none"  # none, imagenet, file or pretrain
+    kind: str = "none"  # none, imagenet, file, dlib or pretrain
     sha256: str | None = None  # of the file
     key: str | None = None  # of the pre-training
     tensors: dict[str, Tensor] | None = None
     names: dict[str, str] = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
     source: str = ""  # what an error calls it
+    affine: bool = False  # its batch norms are affine layers as yet: `calibrate` gives them statistics
 
     def summary(self) -> dict:
         """What the record says of it."""
@@ -47,7 +51,12 @@ def tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; expected .safetensors, or a state dict saved by torch")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state, _ = stored.load(path)
+        else:
+            state = torch.load(path, "cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # what torch raises on damaged bytes has no common base
         raise UserError(f"{path}: not readable as weights ({reason(error)}); convert it to safetensors") from None
     for name in ("state_dict", "model_state_dict", "model", "net"):
@@ -102,6 +111,36 @@ def load(backbone: nn.Module, start: Start) -> float:
         )
     backbone.load_state_dict(fitting, strict=False)
     return round(matched, 4)
+
+
+@torch.no_grad()
+def calibrate(backbone: nn.Module, batches: Iterable[Float[Tensor, "_ 3 h w"]]) -> None:
+    """Give the batch norms the statistics of these faces, and the weights and biases that keep the function as it is.
+
+    An affine layer is a batch norm of mean 0 and variance 1; after this it can be trained on from where it is.
+    """
+    sums: dict[nn.Module, Tensor] = {}
+
+    def note(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].double().transpose(0, 1).flatten(1)
+        count = torch.full_like(x[:, 0], x.shape[1])
+        sums[norm] = sums.get(norm, 0) + torch.stack([count, x.sum(1), x.square().sum(1)])
+
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    backbone.eval()
+    for faces in batches:
+        backbone(faces)
+    for hook in hooks:
+        hook.remove()
+    for norm, (count, first, second) in sums.items():  # without layers that faces of this size do not reach
+        mean = first / count
+        variance = (second / count - mean.square()).clamp(min=0)
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += gain * (mean - norm.running_mean)
+        norm.weight.copy_(gain * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def imagenet(encoder: str) -> Start:
