@@ -68,7 +68,7 @@ def resnet(name: str) -> Callable[[], nn.Module]:
 
 
 class Head(nn.Module):
-    """Two layers on features of a frozen encoder [b, d, s, s], of which the corner is read: s = 1, or 2 for turned views.
+    """Two layers on features of a frozen encoder [b, d, s, s]; read is the corner: s = 1, or 2 for turned views.
 
     The features are standardised by `mean` and `deviation`, which are no weights. Width and depth are chosen.
     """
@@ -111,7 +111,7 @@ class ImageEncoder(nn.Module):
     `text_width` equal to the feature width needs no map (the paper's case: 512 and 512); otherwise
     the map is linear and trained by L_t alone. `bf16` runs the backbone under autocast; classifier,
     similarities and losses stay in fp32. `unit`: the classifier reads the unit feature, as in SIT-FER's
-    and Ada-CM's code. `frozen`: so many features of a frozen encoder are what it is given, and its backbone is a `Head`.
+    and Ada-CM's code. `frozen`: it is given so many features of a frozen encoder, and its backbone is a `Head`.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ def with_memory(run: loop.Training, slots: int) -> loop.Training:
     embedding = F.normalize(torch.randn(slots, width, generator=generator(0, "memory")), dim=1).to(run.device)
     seen = encoders.Output(torch.zeros(slots, CLASSES), embedding, embedding)
     run.method.prepare(lambda: seen, rows.to(run.device), run.views.labels[:slots].to(run.device), state)
-    views = run.views._replace(labelled=rows, unlabelled=rows)
+    views = replace(run.views, labelled=rows, unlabelled=rows)
     return replace(run, views=views, state=state, tally=Tally())
 
 

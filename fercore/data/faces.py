@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -192,9 +191,8 @@ def open_cache(place: Path) -> Faces:
         about = json.loads((place / "about.json").read_text())
         if about.pop("digest") != files.key_of(about) or about["format"] != FORMAT:
             raise ValueError("about.json")
-        stats = [(place / part).stat() for part in PARTS]
-        for part, stat in zip(PARTS, stats):
-            if _sha256(place / part, stat.st_ino, stat.st_size, stat.st_mtime_ns) != about["sha256"][part]:
+        for part in PARTS:
+            if files.sha256_once(place / part) != about["sha256"][part]:
                 raise ValueError(part)
         images = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
         with np.load(place / "columns.npz", allow_pickle=False) as file:
@@ -212,12 +210,6 @@ def open_cache(place: Path) -> Faces:
         notes=about["notes"],
         meta={key[5:]: columns[key] for key in columns if key.startswith("meta.")},
     )
-
-
-@lru_cache
-def _sha256(path: Path, *stat: int) -> str:
-    """Of a file as it is now, read once in a process: 0.7 s for each GB."""
-    return files.sha256(path)
 
 
 def twins(faces: Faces) -> Int64[np.ndarray, " n"]:

@@ -20,6 +20,7 @@ and, where it needs them,
 * `LEARNS_FROM_WEAK = True`: its loss is taken on the weak views too, as in entropy minimisation, where the gradient
   through the prediction is wanted, or in MixUp. Without it the weak views give targets and no gradient, and the
   contract test holds it to that. What it returns as `target` and `levels` has no gradient in any case;
+* `TURNS = True`: it turns its first strong view by quarters; frozen features then hold turned views as well;
 * `SUPERVISED`: options that it needs, beside every `lambda` at 0, for a step on the labelled loss alone.
 
 One Adam over the parameters of model and state, and one descent a step, are the default. A method with another rhythm,

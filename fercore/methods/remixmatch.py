@@ -28,6 +28,7 @@ from fercore.schedules import ramp
 NAME, FAMILY = "ReMixMatch", "mixing"
 ALIGNS = "targets"  # its pseudo-labels are moved towards a class distribution
 LEARNS_FROM_WEAK = True  # the mixed images hold them
+TURNS = True  # it turns its first strong view
 SUPERVISED = {"alpha": 0.0}
 
 

@@ -5,26 +5,29 @@ that were kept where a fine-tuned encoder sees a new one, and MixUp mixes featur
 
     FERCORE_CACHE/features/KEY/
         faces.npy [n, d]   weak.npy, strong.npy [p, v, d]   turned.npy [p, w, 3, d]   float16, p training faces
-        about.json         what they are of, and how many faces are done
+        faces.json, ...    what each is of, how many faces are done, and its digest when all are
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from filelock import FileLock
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from fercore import augment, files, paths
+from fercore.config import Run
 from fercore.data.prepare import Data
 from fercore.data.splits import Split
 from fercore.encoders import Head, ImageEncoder
 from fercore.errors import UserError
-from fercore.training import devices
+from fercore.training import devices, pretrained
+from fercore.training.pretrained import Start
 from fercore.training.rng import generator
 from fercore.training.views import AUGMENT, Features, split_of
 
@@ -41,6 +44,23 @@ class Cache:
     weak: np.ndarray
     strong: np.ndarray
     turned: np.ndarray | None
+
+
+def of(
+    config: Run, data: Data, start: Start, precision: str, device: torch.device, turns: bool, progress: bool
+) -> tuple[Cache, float]:
+    """The features of a run's faces, from the cache or made, and the share of the encoder that its start gives.
+
+    An interrupted call goes on where it stopped. Raises UserError for an encoder of random weights, and for a cache of
+    something else.
+    """
+    if start.tensors is None:
+        raise UserError("frozen: features of random weights tell nothing; give a start, e.g. start: dlib")
+    encoder = ImageEncoder(config.encoder, len(data.faces.classes), bf16=precision == "bf16")
+    matched = pretrained.load(encoder.backbone, start)
+    about = {"encoder": config.encoder, "start": start.sha256 or start.kind, "size": config.image_size}
+    about |= {"precision": precision, "views": config.frozen}
+    return build(encoder.to(device).eval(), data, about, turns, device, progress), matched
 
 
 def views(data: Data, split: Split, cache: Cache, device: torch.device, turns: bool) -> Features:
@@ -60,51 +80,47 @@ def standardise(head: Head, seen: Features) -> None:
 
 def key(data: Data, about: Mapping) -> str:
     """Of what the features depend on: faces, start, encoder, size, precision, number of views, code of the views."""
-    drawn = files.digest(Path(augment.__file__).read_bytes() + Path(__file__).read_bytes())
+    code = files.digest(Path(augment.__file__).read_bytes() + Path(__file__).read_bytes())
     pool = files.digest(np.ascontiguousarray(data.pool, "<i8").tobytes())
-    return files.key_of({**about, "data": data.faces.fingerprint, "pool": pool, "code": drawn})
+    return files.key_of({**about, "data": data.faces.fingerprint, "pool": pool, "code": code})
 
 
+@torch.inference_mode()
 def build(
-    encoder: ImageEncoder, data: Data, about: Mapping, count: int, turns: bool, device: torch.device, progress: bool
+    encoder: ImageEncoder, data: Data, about: Mapping, turns: bool, device: torch.device, progress: bool
 ) -> Cache:
-    """The features of these faces by this encoder, from the cache or made, `count` views of each training face.
-
-    An interrupted call goes on where it stopped. `about`: encoder, start, size and precision. Raises UserError where
-    the cache is of something else.
-    """
-    about = {**about, "views": count}
+    """The features of these faces by this encoder. `about`: encoder, start, size, precision and number of views."""
+    n, count, width = len(data.pool), about["views"], encoder.width
+    shapes = {"faces": (len(data.faces.labels), width), "weak": (n, count, width), "strong": (n, count, width)}
+    if turns:
+        shapes["turned"] = (n, min(count, TURNED), 3, width)
     place = paths.cache() / "features" / key(data, about)
-    plain = Part(place, "faces", (len(data.faces.labels), encoder.width), about)
-    shape = (len(data.pool), count, encoder.width)
-    drawn = [Part(place, kind, shape, about) for kind in AUGMENT]
-    turned = Part(place, "turned", (len(data.pool), min(count, TURNED), 3, encoder.width), about) if turns else None
-    parts = [plain, *drawn, *([turned] if turned else [])]
-    todo = sum(part.left * part.passes for part in parts)
-    images, size, encoder = devices.resident(data.faces.images, device), about["size"], encoder.to(device).eval()
-    pool = torch.from_numpy(data.pool)
+    images, pool = devices.resident(data.faces.images, device), torch.from_numpy(data.pool)
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / "lock"):  # one process makes them, the others wait
+        parts = [Part(place, name, shape, about) for name, shape in shapes.items()]
+        todo = sum(part.left * part.passes for part in parts)
+        with tqdm(total=todo, desc="frozen features", unit="face", disable=not (progress and todo)) as bar:
+            for part in parts:
+                for first, rows in part.blocks(pool if part.views else torch.arange(len(part.array))):
+                    faces = devices.take(images, rows, device)
+                    for where, view in seen(part, faces, about["size"], first):
+                        part.write(first, encoder.feature(view).half().cpu().numpy(), *where)
+                    bar.update(len(rows) * part.passes)
+    return Cache(**{"turned": None} | {part.name: part.array for part in parts})
 
-    @torch.inference_mode()
-    def say(faces: Float[Tensor, "b 3 h w"]) -> np.ndarray:
-        return encoder.feature(faces).half().cpu().numpy()
 
-    with tqdm(total=todo, desc="frozen features", unit="face", disable=not (progress and todo)) as bar:
-        for part in parts:
-            for first, rows in part.blocks(torch.arange(len(plain.array)) if part is plain else pool):
-                faces = devices.take(images, rows, device)
-                if part is plain:
-                    part.write(first, say(augment.centre(faces, size)))
-                for i in range(part.views):
-                    kind = "strong" if part is turned else part.name
-                    view = AUGMENT[kind](faces, size, generator(0, f"frozen {kind} {i}", first))
-                    if part is turned:
-                        for quarter in (1, 2, 3):
-                            part.write(first, say(view.rot90(quarter, (2, 3))), i, quarter - 1)
-                    else:
-                        part.write(first, say(view), i)
-                bar.update(len(rows) * part.passes)
-    arrays = {part.name: part.array for part in parts}
-    return Cache(**{"turned": None} | arrays)
+def seen(part: "Part", faces: UInt8[Tensor, "b c h w"], size: int, first: int) -> Iterator[tuple[tuple, Tensor]]:
+    """The views of a block of faces that a part is made of, and where in it they belong."""
+    if not part.views:
+        yield (), augment.centre(faces, size)
+    kind = "weak" if part.name == "weak" else "strong"
+    for i in range(part.views):
+        view = AUGMENT[kind](faces, size, generator(0, f"frozen {kind} {i}", first))
+        if part.name == "turned":
+            yield from (((i, quarter - 1), view.rot90(quarter, (2, 3))) for quarter in (1, 2, 3))
+        else:
+            yield (i,), view
 
 
 class Part:
@@ -116,7 +132,6 @@ class Part:
         self.passes = int(np.prod(shape[1:-1]))  # of the encoder for each face
         self.done = self._done()
         if not self.done:
-            place.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(self.path, "w+", np.float16, shape).flush()
         whole = self.done == shape[0]
         try:
@@ -141,7 +156,7 @@ class Part:
             return 0
         if about != self.about:
             raise UserError(f"{self.path}: of {about}, expected {self.about}; delete the folder, and it is made again")
-        if digest and (not self.path.exists() or digest != files.sha256(self.path)):
+        if digest and (not self.path.exists() or digest != files.sha256_once(self.path)):
             return 0  # damaged
         return done
 

@@ -23,7 +23,7 @@ from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.methods import resolve
 from fercore.methods.api import Batch, Context, Step, constants, views
-from fercore.training import devices, evaluate, levels, pretrained
+from fercore.training import devices, evaluate, frozen, levels, pretrained
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
 from fercore.training.ema import EMA
@@ -41,29 +41,39 @@ class Outcome(NamedTuple):
     precision: str
 
 
-def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.device, log: int = 0) -> Training:
+def set_up(
+    config: Run, data: Data, start: pretrained.Start, device: torch.device, log: int = 0, progress: bool = False
+) -> Training:
     """Draw the split, build model and state, load the start. Raises UserError for what does not fit together."""
     method, options = resolve(config.method, config.options)
     classes = data.faces.classes
     split = splits.of(config, data)
     if not len(split.unlabelled) and any(views(method, options).values()):
         raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
-    faces = pixels(data, split, device)
+    precision = devices.precision(config.precision, device)
+    faces, matched, given = pixels(data, split, device), 0.0, 0
+    if config.frozen:
+        turns = getattr(method, "TURNS", False)
+        cache, matched = frozen.of(config, data, start, precision, device, turns, progress)
+        faces, given = frozen.views(data, split, cache, device, turns), cache.faces.shape[1]
     uses_text = getattr(method, "uses_text", lambda options: False)(options)
     table = text.table(config.text, config.prompt, classes).to(device) if uses_text else None
-    precision = devices.precision(config.precision, device)
     model = ImageEncoder(
         config.encoder,
         len(classes),
         text_width=None if table is None else table.shape[1],
         projection=getattr(options, "projection", 0) or None,
         unit=getattr(options, "unit", False),
-        bf16=precision == "bf16",
+        bf16=precision == "bf16" and not given,  # a head is too small to gain by it
+        frozen=given,
         seed=config.seed,
     )
-    matched = pretrained.load(model.backbone, start)
+    if given:
+        frozen.standardise(model.backbone, faces)
+    else:
+        matched = pretrained.load(model.backbone, start)
     model.to(device)
-    if start.affine:
+    if start.affine and not given:
         some = faces.pool[:: max(1, len(faces.pool) // pretrained.CALIBRATED)][: pretrained.CALIBRATED]
         pretrained.calibrate(model.backbone, faces.plain(some, config.image_size))
     model.train()
@@ -191,7 +201,7 @@ def run(
     `log`: so many unlabelled faces, of which each level's word is kept. It changes nothing of the training. `watch` is
     told how many steps are done, after each. Raises UserError for inputs that do not fit together.
     """
-    training = set_up(config, data, start, device, log)
+    training = set_up(config, data, start, device, log, progress)
     evaluated = evenly(config.steps, config.evaluations)
     if checkpoint and (saved := checkpoint.load(device)):
         training.load_state_dict(saved)

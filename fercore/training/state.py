@@ -14,7 +14,7 @@ from fercore.training.diagnostics import Tally
 from fercore.training.ema import EMA
 from fercore.training.levels import LevelLog
 from fercore.training.pretrained import Start
-from fercore.training.views import Pixels
+from fercore.training.views import Views
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Training:
     split: Split
     start: Start
     matched: float  # share of the backbone's tensors that the start gave
-    views: Pixels
+    views: Views
     method: ModuleType
     options: object
     model: ImageEncoder

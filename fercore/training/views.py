@@ -1,4 +1,4 @@
-"""What a step sees: views of the labelled and unlabelled faces of its number. Pixels, or features of a frozen encoder."""
+"""What a step sees: views of the labelled and unlabelled faces of its number, as pixels or as frozen features."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,16 +91,16 @@ class Features(Views):
     ) -> list[Float[Tensor, "b d s s"]]:
         """Features [b, d, 1, 1]; several of one kind are of different views.
 
-        With turned views the first strong one is [b, d, 2, 2]: a turned picture has another feature, and a turn by 90
-        degrees (`rot90`) brings it into the corner, which is the one that is read.
+        With turned views they are [b, d, 2, 2]: a turned picture has another feature, and `rot90` of the first strong
+        view brings it into the corner, which is the one that is read.
         """
-        out = []
+        out, side = [], 1 if self.turned is None else 2
         for kind, named in streams.items():
             views = getattr(self, kind)
             if not named:
                 continue
             if len(named) > views.shape[1]:
-                raise UserError(f"frozen: {config.frozen}; {config.method} asks for {len(named)} {kind} views of a face")
+                raise UserError(f"frozen: {config.frozen} views; {config.method} asks for {len(named)} {kind} ones")
             order = torch.rand(len(slots), views.shape[1], generator=generator(config.seed, named[0], step))
             if turns := kind == "strong" and self.turned is not None:
                 order[:, self.turned.shape[1] :] += 1  # behind those that are there turned
@@ -109,8 +109,8 @@ class Features(Views):
                 x = views[slots, order[:, i]][:, :, None]
                 if turns and not i:
                     x = torch.cat([x, self.turned[slots, order[:, 0]].transpose(1, 2)[:, :, [0, 2, 1]]], 2)
-                side = 2 if turns and not i else 1
-                out.append(augment.send(x, self.device).float().unflatten(2, (side, side)))
+                x = augment.send(x, self.device).float().expand(-1, -1, side**2)
+                out.append(x.unflatten(2, (side, side)))
         return out
 
     def plain(self, rows: Int64[Tensor, " n"], size: int, batch: int = 256) -> Iterator[Float[Tensor, "b d 1 1"]]:
