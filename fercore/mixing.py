@@ -10,8 +10,8 @@ from fercore.augment import send
 
 
 def mixup(
-    inputs: Float[Tensor, "n 3 h w"], targets: Float[Tensor, "n k"], alpha: float, generator: Generator
-) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n k"]]:
+    inputs: Float[Tensor, "n c h w"], targets: Float[Tensor, "n k"], alpha: float, generator: Generator
+) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k"]]:
     """x' = l' x + (1 - l') x[pi], y' likewise (MixMatch eqs. 8-11), l' = max(l, 1 - l), l ~ Beta(alpha, alpha).
 
     One l for each row, as its authors draw it. l' >= 1/2 keeps a row closest to its own source, so that rows of
@@ -29,13 +29,13 @@ def mixup(
 
 
 def mixup_views(
-    labelled: Float[Tensor, "b 3 h w"],
+    labelled: Float[Tensor, "b c h w"],
     labels: Int64[Tensor, " b"],
-    views: tuple[Float[Tensor, "m 3 h w"], ...],
+    views: tuple[Float[Tensor, "m c h w"], ...],
     target: Float[Tensor, "m k"],
     alpha: float,
     generator: Generator,
-) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n k"]]:
+) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n k"]]:
     """MixUp over the labelled faces, first, and all views of the unlabelled ones, which share one target."""
     y = one_hot(labels, target.shape[1]).to(target.dtype)
     return mixup(torch.cat([labelled, *views]), torch.cat([y, *[target] * len(views)]), alpha, generator)

@@ -62,11 +62,11 @@ Encode = Callable[[], Output]  # what the averaged model says of all labelled fa
 class Batch(NamedTuple):
     """One step's input. Slots are positions in the training pool. Hidden labels are not in it."""
 
-    labelled: Float[Tensor, "b 3 h w"]  # weak view
+    labelled: Float[Tensor, "b c h w"]  # weak view
     labels: Int64[Tensor, " b"]
     labelled_slots: Int64[Tensor, " b"]
-    weak: tuple[Float[Tensor, "m 3 h w"], ...]
-    strong: tuple[Float[Tensor, "m 3 h w"], ...]
+    weak: tuple[Float[Tensor, "m c h w"], ...]
+    strong: tuple[Float[Tensor, "m c h w"], ...]
     unlabelled_slots: Int64[Tensor, " m"]
     progress: Float[Tensor, ""]  # share of the training that is done, in [0, 1)
     generator: torch.Generator  # on the host, for the draws of this step
