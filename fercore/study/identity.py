@@ -48,7 +48,7 @@ def of_record(record: Mapping) -> dict:
     precision, start = record["provenance"]["precision"], record["start"]
     return {
         "config": record["config"] | {"precision": precision},
-        "constants": record["constants"],
+        "constants": record.get("constants", {}),  # an older record may not say them
         "precision": precision,
         "data": record["data"]["fingerprint"],
         "split": record["split"]["hash"],
