@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fercore.data import load, pictures
+from fercore.data import folders, load, pictures
 from fercore.data.check import check
-from fercore.data.faces import TEST, TRAIN, UNKNOWN, UNLABELLED, VALIDATION
+from fercore.data.faces import TEST, TRAIN, UNKNOWN, UNLABELLED, VALIDATION, Table
 from fercore.errors import UserError
 
 SIDE = 12
@@ -42,7 +42,8 @@ def counts(faces, part):
 
 def decoded(path, channels=1):
     """One file as it becomes an array."""
-    found, _ = next(iter(pictures.decode(path.parent, [path.name], None, None, channels)))
+    one = Table(("any",), np.zeros(1, np.int64), np.zeros(1, np.int8), [path.name])
+    (found,) = pictures.decode(path.parent, one, None, channels, photos=True)
     if isinstance(found, UserError):
         raise found
     return found
@@ -114,12 +115,14 @@ def test_an_orientation_that_is_no_number_turns_nothing(tmp_path, said):
 
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_every_orientation_is_turned_upright(tmp_path, tag):
-    upright = face(5)
+    upright = face(5, size=(SIDE, 8))
     stored = upright if tag == 1 else upright.transpose(INVERSE[tag])
     said = Image.Exif()
     said[pictures.ORIENTATION] = tag
     stored.save(tmp_path / "x.png", exif=said)
-    np.testing.assert_array_equal(decoded(tmp_path / "x.png", 3).transpose(1, 2, 0), np.asarray(upright))
+    found = decoded(tmp_path / "x.png", 3)
+    assert found.shape == (3, SIDE, SIDE)
+    np.testing.assert_array_equal(found[:, 2:10].transpose(1, 2, 0), np.asarray(upright))
 
 
 INVERSE = {tag: {6: pictures.TURNS[8], 8: pictures.TURNS[6]}.get(tag, turn) for tag, turn in pictures.TURNS.items()}
@@ -221,7 +224,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     os.mkfifo(root / "angry" / "pipe.png")
     report = check("own", root)
     assert report["left_out"] == {
-        "hidden, or the operating system's": 1, "no picture: .txt": 1, pictures.HEIC: 1, "the folder fear is empty": 1,
+        "hidden, or the operating system's": 1, "no picture: .txt": 1, folders.HEIC: 1, "the folder fear is empty": 1,
         "a picture in no folder that is read: .": 1, "no file but a pipe or a device": 1,
     }  # fmt: skip
 
@@ -370,7 +373,7 @@ def test_rows_without_a_label_are_refused_with_their_line(listed, label):
             "path,label\nimg/angry/0.png,angry\nimg/angry/0.png,happy\n",
             "line 3: .* stands at line 2 with another",
         ),
-        ("path,label\nimg/angry/a,b.png,angry\n", "line 2: 3 cells, the header has 2"),
+        ("path,label\nimg/angry/a,b.png,angry\n", "line 2: 3 cells, expected 2; quote"),
         ("path,label,fold\nimg/angry/0.png,angry,3\n", "split '3'; expected one of train"),
     ],
 )
