@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fercore import data
-from fercore.data import folders
-from fercore.data.faces import SPLITS, TEST, TRAIN, UNLABELLED
+from fercore.data.faces import SPLITS, TEST, TRAIN, UNKNOWN, UNLABELLED
 from fercore.errors import UserError
 
 # Published counts: (what, per class in the order of the loader's classes, or the total where no more is known).
@@ -83,7 +82,7 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
         "constant": constant,
         "unlabelled": int((table.split == UNLABELLED).sum()),
         "untested": [name for name, n in zip(table.classes, counts.get("test", [1] * k)) if not n],
-        "left_out": dict(folders.left_out(source.root, {*table.files, *source.lists})) if source.root else {},
+        "left_out": dict(source.left_out(table)),
     }
 
 
@@ -111,7 +110,7 @@ def duplicates(hashes: list[bytes | None], labels: np.ndarray, split: np.ndarray
     test = Counter(key for key, _, part in known if part == TEST)
     names = defaultdict(set)
     for key, label, _ in known:
-        names[key].add(label)
+        names[key] |= {label} - {UNKNOWN}
     return {
         "within_train": sum(train.values()) - len(train),
         "train_in_test": sum(count for key, count in train.items() if key in test),

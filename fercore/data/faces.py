@@ -16,6 +16,7 @@ import time
 import uuid
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,8 +87,7 @@ class Source:
 
     stamp: str
     read: Callable[[Callable, int | None], Table]
-    root: Path | None = None  # the folder that it is read from, where there is one
-    lists: frozenset[str] = frozenset()  # files below it that say what there is
+    left_out: Callable[[Table], Counter[str]] = lambda table: Counter()  # reason -> files beside those that are read
 
 
 def digest(*chunks: bytes) -> str:

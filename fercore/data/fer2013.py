@@ -15,6 +15,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -46,17 +47,18 @@ SIDE = 48
 
 def source(root: str | Path | None) -> Source:
     """`root` is the CSV or a folder that holds it, or that of train/ and test/; either may lie one folder down."""
-    path, inside = folders.located(root, "fer2013", LAYOUT, ORIGIN), None
+    path, left = folders.located(root, "fer2013", LAYOUT, ORIGIN), lambda table: Counter()
     if path.is_dir():
         places = [path, *folders.subfolders(path)]
         if found := [place / name for place in places for name in FILES if (place / name).is_file()]:
-            path, inside = found[0], found[0].parent
+            path = found[0]
+            left = lambda table: folders.left_out(path.parent, {path.name})
         elif split := [place for place in places if len(parts(place)) > 1 and "train" in parts(place)]:
             return pictures.of_files(split[0], lambda: of_folders(split[0]), *parts(split[0]))
         else:
             raise UserError(f"fer2013: {path} has another layout; expected {LAYOUT}; {ORIGIN}")
     stamp = pictures.stamp(folders.contents(path.parent, path.name))
-    return Source(stamp, lambda put, size: read(path, put), inside, frozenset([path.name]))
+    return Source(stamp, lambda put, size: read(path, put), left)
 
 
 def parts(root: Path) -> list[str]:

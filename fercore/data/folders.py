@@ -65,7 +65,9 @@ def is_folder(entry: os.DirEntry, above: Iterable[str] = ()) -> bool:
 
 def is_picture(entry: os.DirEntry, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Whether its name says so; also of a link to nowhere, which is then listed as unreadable."""
-    return entry.name.lower().endswith(suffixes) and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
+    if not entry.name.lower().endswith(suffixes):
+        return False
+    return os.path.isfile(entry.path) or not os.path.exists(entry.path) if entry.is_symlink() else entry.is_file()
 
 
 def walk(folder: str | Path, every: bool = False, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
@@ -77,7 +79,7 @@ def walk(folder: str | Path, every: bool = False, above: tuple[str, ...] = ()) -
     for entry in listed(folder):
         if ours(entry.name) and is_folder(entry, above):
             yield from walk(entry.path, every, above)
-        elif every or (ours(entry.name) and not os.path.isdir(entry.path)):
+        elif every or (ours(entry.name) and not (entry.is_symlink() and os.path.isdir(entry.path))):
             yield entry
 
 
@@ -133,10 +135,12 @@ def contents(root: Path, *parts: str, suffixes: tuple[str, ...] = SUFFIXES) -> d
     """
     states: dict[str, list[int]] = {}
     for part in parts:
-        path = root / part
-        found = [entry.path for entry in walk(path) if is_picture(entry, suffixes)] if path.is_dir() else [path]
-        for file in found:
-            states[os.path.relpath(file, root)] = _state(file)
+        place = root / part
+        if place.is_dir():
+            found = (entry.path for entry in walk(place) if is_picture(entry, suffixes))
+            states |= {part + file[len(str(place)) :].replace(os.sep, "/"): _state(file) for file in found}
+        else:
+            states[part] = _state(place)
     kept = paths.cache() / "hashes" / files.digest(json.dumps([os.path.realpath(root), parts]).encode())
     known = _kept(kept)
     doubted = [name for name, state in states.items() if state and known.get(name, [None])[:-1] != state]
@@ -146,7 +150,7 @@ def contents(root: Path, *parts: str, suffixes: tuple[str, ...] = SUFFIXES) -> d
         limit = (time.time() - YOUNG) * 1e9
         old = {name: [*state, hashes[name]] for name, state in states.items() if state and max(state[1:3]) < limit}
         _keep(kept, old)
-    return {Path(name).as_posix(): hashes[name] for name in sorted(hashes)}
+    return {name.removeprefix("./"): hashes[name] for name in sorted(hashes)}
 
 
 def _state(file: str | Path) -> list[int]:

@@ -133,11 +133,12 @@ def of_csv(path: Path) -> tuple[list[Row], dict]:
 
 
 def _file(folder: Path, name: str) -> str:
-    """Where a picture lies, relative to the CSV; Windows' backslashes count where only they lead somewhere."""
-    path = folder / os.path.expanduser(name)
+    """Where a picture lies, below the CSV's folder or anywhere; Windows' backslashes where only they lead somewhere."""
+    folder = Path(os.path.abspath(folder))
+    path = os.path.normpath(folder / os.path.expanduser(name))
     if "\\" in name and not os.path.exists(path):
-        path = folder / name.replace("\\", "/")
-    return os.path.relpath(path, folder)
+        path = os.path.normpath(folder / name.replace("\\", "/"))
+    return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
 
 
 def _whole(label: str) -> str:

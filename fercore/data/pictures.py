@@ -12,12 +12,15 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from fercore import paths
 from fercore.data.faces import UNKNOWN, UNLABELLED, Source, Table, digest
-from fercore.data.folders import SUFFIXES, below, contents, parallel, shown, subfolders
+from fercore.data.folders import HEIC, SUFFIXES, below, contents, left_out, parallel, shown, subfolders
 from fercore.errors import UserError, reason
 
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 BACKDROP = 127  # grey: behind transparent pixels, and beside photographs that are not square
+# How files of a telephone begin, after their length.
+HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 ORIENTATION = 0x0112  # the EXIF tag: a telephone held upright stores a picture that lies on its side
 TURNS = {  # what it says, from 2 to 8
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,13 +87,17 @@ def of_files(
         faces = [[hashes.get(file, "") for file in found.files], found.labels.tolist(), found.split.tolist(), boxes]
         return replace(found, fingerprint=digest(json.dumps([found.classes, *faces]).encode()), resized=resized)
 
-    listed = frozenset(name for name in hashes if not name.lower().endswith(SUFFIXES))
-    return Source(stamp(hashes), read, root, listed)
+    said = {name for name in hashes if not name.lower().endswith(SUFFIXES)}
+    return Source(stamp(hashes), read, lambda table: left_out(root, {*table.files, *said}))
 
 
 def joined(source: Source, folder: str | Path) -> Source:
-    """The same, and behind it the pictures below this folder, without labels, in the size and colours of the others."""
-    if not isinstance(folder, str | Path) or not (folder := Path(folder).expanduser()).is_dir():
+    """The same, and behind it the pictures below this folder, without labels, in the size and colours of the others.
+
+    A relative folder is one of the repository's, as a profile's `data_root` is. Raises UserError where there is none.
+    """
+    folder = paths.ROOT / Path(str(folder)).expanduser()
+    if not folder.is_dir():
         raise UserError(f"unlabelled: {folder} is no folder; expected one with pictures in it, at any depth")
     hashes = contents(folder, ".")
     files = list(hashes)
@@ -122,7 +129,8 @@ def joined(source: Source, folder: str | Path) -> Source:
             meta={key: np.concatenate([of, np.zeros((n, *of.shape[1:]), of.dtype)]) for key, of in table.meta.items()},
         )
 
-    return replace(source, stamp=digest(source.stamp.encode(), stamp(hashes).encode()), read=read)
+    left = lambda table: source.left_out(table) + left_out(folder, hashes)
+    return Source(digest(source.stamp.encode(), stamp(hashes).encode()), read, left)
 
 
 def common_shape(root: Path, table: Table, photos: bool) -> tuple[tuple[int, int] | None, int]:
@@ -230,6 +238,8 @@ def photograph(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise UserError(f"{where} is missing; fetch it again ({LISTS})") from None
     except UnidentifiedImageError:
-        raise UserError(f"{where} is unreadable (no picture that Pillow knows); {LEAVE}") from None
+        with open(path, "rb") as file:
+            said = HEIC if file.read(12)[4:] in HEIF else "no picture that Pillow knows"
+        raise UserError(f"{where} is unreadable ({said}); {LEAVE}") from None
     except DAMAGE as error:
         raise UserError(f"{where} is unreadable ({shown(reason(error))}); {LEAVE}") from None
