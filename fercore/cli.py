@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -9,12 +10,12 @@ import typer
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError, say
+from fercore.errors import UserError, refused, say
 from fercore.methods import METHODS, resolve
 from fercore.study import dumps, features, plan, profiles, records, runs, starts, sweep, transfer
 from fercore.study import reproduce as door
 from fercore.text import table
-from fercore.training import devices, simclr
+from fercore.training import devices, metrics, simclr
 
 app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
@@ -68,8 +69,8 @@ def reproduce(
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
     place = {"data_root": absolute(data_root), "results": absolute(results)}
-    act = door.forecast(params, notebook, **place) if dry_run else door.reproduce(params, notebook, **place, stale=stale)
-    for line in act:
+    act = door.forecast if dry_run else partial(door.reproduce, stale=stale)
+    for line in act(params, notebook, **place):
         typer.echo(line)
 
 
@@ -206,6 +207,10 @@ def train_(
     record = runs.make(config, **place, checkpoint_every=checkpoint_every, stale=stale)
     if records.stale(record):
         say(f"{record['key']}: was made by earlier code and is kept; --stale redo makes it again")
+    counts = record["metrics"]["classifier"]["last"]["confusion"]
+    if absent := metrics.untested(counts, record["data"]["classes"]):
+        rest = f"its recall is none, and macro F1 is over the other {len(counts) - len(absent)} classes"
+        say(f"warning: no test face of {', '.join(absent)}: {rest}")
     typer.echo(files.canonical(record))
 
 
@@ -357,6 +362,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
+    except OSError as error:
+        typer.echo(f"error: {refused(error)}", err=True)
     except Usage as error:
         if len(sys.argv) == 1:
             error.show()

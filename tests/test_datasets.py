@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fercore import data, paths
-from fercore.data import TEST, TRAIN, VALIDATION, check, load, pictures
+from fercore import data, files, paths
+from fercore.data import TEST, TRAIN, VALIDATION, check, folders, load, pictures
 from fercore.data.expressions import EXPRESSIONS
 from fercore.data.faces import duplicates_across, twins
 from fercore.errors import UserError
@@ -125,10 +125,14 @@ def test_fer2013_without_private_rows_tests_on_public(root):
     assert faces.split.tolist() == [TRAIN] * 7 + [TEST] * 7
 
 
-def test_fer2013_folders(root):
+def fer_folders(root):
     for part in ("train", "test"):
         for folder in FOLDERS:
             save(root / part / folder.lower() / "1.png", noise(48, 48, False))
+
+
+def test_fer2013_folders(root):
+    fer_folders(root)
     faces = load("fer2013", root)
     assert faces.images.shape == (14, 1, 48, 48)
     assert names(faces, TEST) == list(FOLDERS.values())
@@ -180,11 +184,15 @@ def test_rafdb(root, tmp_path):
 # SFEW, AffectNet, CK+, ExpW
 
 
-@pytest.mark.parametrize("val", ["Val/Val_Aligned_Faces", "Val/Val_Aligned_Faces_new"])
-def test_sfew(root, val):
+def sfew(root, val="Val/Val_Aligned_Faces_new"):
     for place in ("Train/Train_Aligned_Faces", val):
         for folder in FOLDERS:
             save(root / place / folder / "Airheads_000519240_00000005.png", noise(18, 14))
+
+
+@pytest.mark.parametrize("val", ["Val/Val_Aligned_Faces", "Val/Val_Aligned_Faces_new"])
+def test_sfew(root, val):
+    sfew(root, val)
     save(root / "Test/Test_Aligned_Faces/x.png")
     faces = load("sfew", root)
     assert faces.images.shape == (14, 3, 18, 14)
@@ -192,9 +200,8 @@ def test_sfew(root, val):
     assert faces.notes["test"] == val
 
 
-@pytest.mark.parametrize("header, inner", [(True, "Manually_Annotated"), (False, "")])
-def test_affectnet_release_a(root, header, inner):
-    """Labels 0..10; the box cuts out what a slice would."""
+def affectnet_a(root, header=True, inner=""):
+    """Labels 0..10; returns what the boxes cut out."""
     columns = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
     lists = root / "Manually_Annotated_file_lists"
     lists.mkdir(parents=True)
@@ -208,6 +215,12 @@ def test_affectnet_release_a(root, header, inner):
             if label < 7:
                 wanted.append(pixels[:, 20 : 20 + 35, 5 + label : 5 + label + 30])
         (lists / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    return wanted
+
+
+@pytest.mark.parametrize("header, inner", [(True, "Manually_Annotated"), (False, "")])
+def test_affectnet_release_a(root, header, inner):
+    wanted = affectnet_a(root, header, inner)
     faces = load("affectnet", root)
     assert names(faces, TRAIN) == names(faces, TEST) == MANUAL
     np.testing.assert_array_equal(faces.images, wanted)
@@ -311,6 +324,98 @@ def test_expw(root):
     np.testing.assert_array_equal(faces.meta["confidence"][:2], [61.5, 60.0])
 
 
+# All of them
+
+
+def own(root):
+    """Two classes in a CSV."""
+    lines = [f"{name}/{i}.png,{name},{'train' if i else 'test'}" for name in "ab" for i in range(3)]
+    for line in lines:
+        save(root / line.split(",")[0])
+    (root / "labels.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+
+
+LAYOUTS = {
+    "fer2013": lambda root: (root / "fer2013.csv").write_bytes(fer_csv(fer_rows())),
+    "fer2013, folders": fer_folders,
+    "rafdb": rafdb, "sfew": sfew, "affectnet, a": affectnet_a, "affectnet, b": affectnet_b, "ckplus": ckplus,
+    "expw": expw, "own": own,
+}  # fmt: skip
+LISTS = (".csv", ".txt", ".lst")
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request, root):
+    """A data set's name, and the root of its miniature."""
+    LAYOUTS[request.param](root)
+    inner = {"own": "labels.csv", "rafdb": "basic"}.get(request.param, "")
+    return request.param.split(",")[0], root / inner
+
+
+def equal(one, other):
+    np.testing.assert_array_equal(one.images, other.images)
+    for key in ("labels", "split", "sources"):
+        np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
+    assert (one.fingerprint, one.notes) == (other.fingerprint, other.notes)
+
+
+def test_system_files_and_encodings_change_nothing(layout):
+    """Hidden files in every folder; every list in UTF-16 with Windows' line ends and blank lines behind."""
+    name, place = layout
+    root = place.parent if place.is_file() else place
+    before = load(name, place)
+    left = check.check(name, place)["left_out"]
+    inside = [root, *(path for path in root.rglob("*") if path.is_dir())]
+    lists = [path for path in root.rglob("*") if path.suffix in LISTS]
+    for path in inside:
+        for junk in ("Thumbs.db", ".DS_Store", "._S001_001_00000005_emotion.txt", "._1.png", "._training.csv"):
+            (path / junk).write_bytes(b"\0")
+        save(path / "__MACOSX" / "angry" / "1.png")
+        save(path / ".ipynb_checkpoints" / "1-checkpoint.jpg")
+    for path in lists:
+        lines = path.read_text() + "\n \n"
+        path.write_bytes(lines.replace("\n", "\r\n").encode("utf-16"))
+    equal(load(name, place), before)
+    report = check.check(name, place)
+    assert not report["unreadable"]
+    assert report["left_out"] == left | {"hidden, or the operating system's": 7 * len(inside)}
+
+
+def test_what_lies_beside_is_left_out_and_what_is_read_is_not(layout):
+    name, place = layout
+    root = place.parent if place.is_file() else place
+    left = check.check(name, place)["left_out"]
+    assert {why.split(":")[0] for why in left} <= {"a picture in no folder that is read"}
+    # Of AffectNet what shows none of the seven, of CK+ what lies before the peak or has no label.
+    assert sum(left.values()) == {"affectnet": 2 if (root / "train_set").exists() else 8, "ckplus": 39}.get(name, 0)
+    (root / "notes.md").write_text("x")
+    (root / "phone.HEIC").write_bytes(b"x")
+    assert check.check(name, place)["left_out"] == left | {"no picture: .md": 1, folders.HEIC: 1}
+
+
+def test_more_faces_without_a_label(layout, tmp_path):
+    """Another data set's, a photograph's and an upright one; those with labels are as they were."""
+    name, place = layout
+    before = load(name, place)
+    for i, (high, wide) in enumerate([(30, 40), (40, 30), (12, 12)]):
+        save(tmp_path / "more" / "a" / f"{i}.png", np.full((high, wide, 3), 200, np.uint8))
+    (tmp_path / "more" / "b.heic").write_bytes(b"x")
+    faces, n = load(name, place, unlabelled=str(tmp_path / "more")), len(before.labels)
+    np.testing.assert_array_equal(faces.images[:n], before.images)
+    np.testing.assert_array_equal(faces.labels, [*before.labels, -1, -1, -1])
+    assert faces.split[n:].tolist() == [data.faces.UNLABELLED] * 3 and faces.classes == before.classes
+    assert faces.sources[n:].tolist() == [f"unlabelled/a/{i}.png" for i in range(3)]
+    assert faces.fingerprint != before.fingerprint and len(faces.meta.keys()) == len(before.meta.keys())
+    # The longer side fills the face, and grey lies on both sides of the other.
+    middle = faces.images[n:, 0].astype(int)
+    high, wide = middle.shape[1] // 2, middle.shape[2] // 2
+    assert (middle[:, high, wide] == 200).all() and middle[0, 0, wide] == middle[1, high, 0] == pictures.BACKDROP
+    report = check.check(name, place, unlabelled=str(tmp_path / "more"))
+    assert report["unlabelled"] == 3 and report["left_out"][folders.HEIC] == 1
+    (tmp_path / "more").rename(tmp_path / "moved")
+    assert load(name, place, unlabelled=str(tmp_path / "moved")).fingerprint == faces.fingerprint
+
+
 # Own data
 
 
@@ -377,40 +482,40 @@ def test_facs_is_cached_like_a_file(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def folders(root):
+def pair(root):
     for name in "ab":
         for i in range(4):
             save(root / name / f"{i}.png")
     return root
 
 
-def test_second_load_decodes_nothing(folders, monkeypatch):
-    first = load("own", folders)
+def test_second_load_decodes_nothing(pair, monkeypatch):
+    first = load("own", pair)
     monkeypatch.setattr(pictures, "decode", lambda *_: pytest.fail("decoded again"))
-    second = load("own", folders, size=64)  # of no effect: the pictures share one size
+    second = load("own", pair, size=64)  # of no effect: the pictures share one size
     np.testing.assert_array_equal(first.images, second.images)
     assert isinstance(second.images, np.memmap)
     second.images[:] = 0  # stays in memory
-    np.testing.assert_array_equal(load("own", folders).images, first.images)
+    np.testing.assert_array_equal(load("own", pair).images, first.images)
     assert (second.fingerprint, second.notes) == (first.fingerprint, first.notes)
 
 
-def test_caches_are_told_apart_by_options_and_not_by_where_the_data_lie(folders, tmp_path):
-    load("own", folders)
-    folders.rename(tmp_path / "moved")
+def test_caches_are_told_apart_by_options_and_not_by_where_the_data_lie(pair, tmp_path):
+    load("own", pair)
+    pair.rename(tmp_path / "moved")
     load("own", tmp_path / "moved")
     assert len(caches(tmp_path)) == 1
     load("own", tmp_path / "moved", test_share=0.5)
     assert len(caches(tmp_path)) == 2
 
 
-def test_rebuilt_when_the_source_changes(folders):
-    before = load("own", folders)
-    pixels = save(folders / "a" / "0.png")
-    changed = load("own", folders)
+def test_rebuilt_when_the_source_changes(pair):
+    before = load("own", pair)
+    pixels = save(pair / "a" / "0.png")
+    changed = load("own", pair)
     np.testing.assert_array_equal(changed.images[0], pixels)
-    save(folders / "a" / "9.png")
-    more = load("own", folders)
+    save(pair / "a" / "9.png")
+    more = load("own", pair)
     assert len(more.labels) == len(before.labels) + 1
     assert more.fingerprint != changed.fingerprint
 
@@ -428,8 +533,8 @@ def test_colours_in_the_order_of_the_released_codes(root, tmp_path, colour):
 
 @pytest.mark.parametrize("name", ["images.npy", "columns.npz", "about.json"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "noise"])
-def test_damaged_cache_is_rebuilt(folders, tmp_path, name, damage):
-    first = load("own", folders)
+def test_damaged_cache_is_rebuilt(pair, tmp_path, name, damage):
+    first = load("own", pair)
     images, sources = first.images.copy(), first.sources
     file = caches(tmp_path)[0] / name
     data = file.read_bytes()
@@ -438,23 +543,23 @@ def test_damaged_cache_is_rebuilt(folders, tmp_path, name, damage):
     else:
         wrong = rng.integers(0, 256, len(data), dtype=np.uint8).tobytes()
         file.write_bytes({"empty": b"", "half": data[: len(data) // 2], "noise": wrong}[damage])
-    again = load("own", folders)
+    again = load("own", pair)
     np.testing.assert_array_equal(again.images, images)
     np.testing.assert_array_equal(again.sources, sources)
     assert file.read_bytes()[:64] == data[:64]
     assert len(caches(tmp_path)) == 1
 
 
-def test_cache_of_another_format_is_rebuilt(folders, tmp_path):
-    load("own", folders)
+def test_cache_of_another_format_is_rebuilt(pair, tmp_path):
+    load("own", pair)
     about = caches(tmp_path)[0] / "about.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"format": 0}))
-    load("own", folders)
+    load("own", pair)
     assert json.loads(about.read_text())["format"] != 0
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_interrupted_build_leaves_nothing(folders, tmp_path, monkeypatch, error):
+def test_interrupted_build_leaves_nothing(pair, tmp_path, monkeypatch, error):
     decode = pictures.decode
 
     def stops(*arguments):
@@ -463,19 +568,18 @@ def test_interrupted_build_leaves_nothing(folders, tmp_path, monkeypatch, error)
 
     with monkeypatch.context() as patch, pytest.raises(error):
         patch.setattr(pictures, "decode", stops)
-        load("own", folders)
+        load("own", pair)
     assert caches(tmp_path) == []
-    assert len(load("own", folders).labels) == 8
+    assert len(load("own", pair).labels) == 8
 
 
-def test_what_a_killed_build_left_is_no_cache_and_goes(folders, tmp_path):
-    load("own", folders)
+def test_what_a_killed_build_left_is_no_cache_and_goes(pair, tmp_path):
+    load("own", pair)
     place = caches(tmp_path)[0]
-    left = place.with_name(f".{place.name}-left")
+    left = place.with_name(f".{place.name}.{files.HERE}-999999999.tmp")  # no process has this number
     place.rename(left)
     (left / "about.json").unlink()
-    os.utime(left, (0, 0))
-    load("own", folders)
+    load("own", pair)
     assert caches(tmp_path) == [place]
 
 
@@ -505,11 +609,11 @@ def test_memory_of_reading_a_csv_is_bounded(root):
     assert most < faces.images.nbytes / 2.5
 
 
-def test_unwritable_cache(folders, tmp_path, monkeypatch):
+def test_unwritable_cache(pair, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="set FERCORE_CACHE"):
-        load("own", folders)
+        load("own", pair)
 
 
 # Bad input
@@ -573,12 +677,12 @@ def test_bad_input(name, files, options, message, root, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.6])
-def test_truncated_image_is_named(folders, tmp_path, suffix, share):
-    path = folders / "b" / f"broken.{suffix}"
+def test_truncated_image_is_named(pair, tmp_path, suffix, share):
+    path = pair / "b" / f"broken.{suffix}"
     save(path, noise(60, 60))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(UserError, match=rf"b/broken\.{suffix} is unreadable .*python -m fercore data"):
-        load("own", folders)
+        load("own", pair)
     assert caches(tmp_path) == []
 
 
@@ -606,6 +710,18 @@ def test_check_goes_through_all_and_finds_everything(root, capsys):
     text = check.render(report)
     assert "3 training faces are also in test" in text and "unreadable: 2" in text
     assert capsys.readouterr().out == ""
+
+
+def test_check_counts_unlabelled_twins_and_they_contradict_nothing(root):
+    for part, name in itertools.product(("train", "test"), "ab"):
+        save(root / part / name / "0.png")
+    same = noise()
+    for place in ("train/a/1.png", "unlabelled/0.png", "unlabelled/1.png"):
+        save(root / place, same)
+    report = check.check("own", root)
+    assert report["unlabelled"] == 2
+    assert report["duplicates"] == {"within_train": 2, "train_in_test": 0, "test_in_train": 0, "conflicting": 0}
+    assert "2 repeat within training (a run leaves out the unlabelled twins of its labelled" in check.render(report)
 
 
 def test_check_against_published_counts(root):

@@ -8,7 +8,7 @@ import torch
 import toy
 from safetensors import safe_open
 
-from fercore import files
+from fercore import files, tensors
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
@@ -99,7 +99,7 @@ def test_resumed_from_any_checkpoint_it_ends_in_the_same_weights_and_record(at, 
     assert all(torch.equal(got.tensors[k], v) for k, v in expected.tensors.items())
 
 
-@pytest.mark.parametrize("place, name", [(simclr, "info_nce"), (simclr, "worth"), (starts, "save_file")])
+@pytest.mark.parametrize("place, name", [(simclr, "info_nce"), (simclr, "worth"), (tensors, "save_file")])
 def test_stopped_anywhere_no_start_is_left_and_it_goes_on(place, name, whole, toy_root, tmp_path, monkeypatch):
     # A sweep takes a start that is there for finished: it must not be there before its record can be.
     def stopped(*args, **kwargs):

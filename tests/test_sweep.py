@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from fercore import files, paths, text
 from fercore.errors import UserError
-from fercore.study import cost, profiles, records, runs, starts, sweep, workers
+from fercore.study import cost, identity, profiles, records, runs, starts, sweep, workers
 from fercore.training import checkpoint, devices, loop
 from fercore.training.simclr import Pretrain
 
@@ -44,7 +44,8 @@ def test_a_record_counts_in_the_precision_of_this_device_where_the_data_are(prof
     """Without the data it is what there is, in whatever precision."""
     study = load(profile(labels=[9], seeds=[0], precision="auto"), toy_root)
     here = devices.precision("auto", torch.device("cpu"))
-    mine, other = (synthetic.of(c, accuracy=0.5) for c in study.runs())
+    at = identity.Place(study.data_root, study.results, "cpu")
+    mine, other = (synthetic.here(c, at) for c in study.runs())
     mine["provenance"] = mine["provenance"] | {"precision": here}
     other["provenance"] = other["provenance"] | {"precision": {"fp32": "bf16", "bf16": "fp32"}[here]}
     for record in (mine, other):
@@ -97,8 +98,8 @@ def test_a_failed_run_leaves_its_error_and_does_not_stop_the_others(profile, toy
     (failed,) = (r for r in out if r["status"] == "failed")
     assert len(out) == 4 and failed["error"] == "RuntimeError: loss is not finite" and failed["key"] == broken.key
     assert sweep.missing(study) == [broken]
-    asked.hook = lambda config: None
-    assert complete(study) == [*out, synthetic.of(broken, accuracy=0.5)]  # made again; the failure stays on record
+    asked.hook, at = lambda config: None, identity.Place(study.data_root, study.results, "cpu")
+    assert complete(study) == [*out, synthetic.here(broken, at)]  # made again; the failure stays on record
     assert sweep.missing(study) == []
 
 
@@ -124,7 +125,7 @@ def test_what_the_user_must_mend_stops_the_sweep(profile, toy_root, asked, error
 def test_without_data_nothing_is_trained(profile, tmp_path, asked):
     study = load(profile(), tmp_path / "absent")
     assert not sweep.ready(study) and complete(study) == []
-    record = {"key": study.runs()[0].key, "kind": "run", "status": "finished", "config": study.runs()[0].to_dict()}
+    record = synthetic.of(study.runs()[0], accuracy=0.5)
     records.append(study.records, record)
     assert complete(study) == [record] and asked == []
     assert len(sweep.missing(study)) == 7
@@ -239,7 +240,7 @@ def test_ctrl_c_stops_all_processes_and_leaves_their_checkpoints(profile, toy_ro
         workers.share(study.runs(), 2, place(study, checkpoint_every=1), line)
     assert not multiprocessing.active_children()
     kept = sorted(file.name for file in (study.results / "checkpoints").iterdir())
-    assert kept == sorted(f"{records.identity(c, 'fp32')}.pt" for c in study.runs())  # whole: no temporary file is left
+    assert [name.partition("-")[0] for name in kept] == sorted(c.key for c in study.runs())  # no temporary file is left
     assert all(checkpoint.load(study.results / "checkpoints" / name, torch.device("cpu"))["step"] for name in kept)
     assert records.read(study.records) == []
 
@@ -269,13 +270,13 @@ def test_several_sweeps_over_one_folder_share_the_work(profile, toy_root, monkey
     def run(config, *given, **place):
         made.append(config)
         if config == second:  # and now the other sweep is done with the first
-            records.append(study.records, synthetic.of(first, accuracy=0.5))
+            records.append(study.records, synthetic.here(first, identity.Place(toy_root, study.results, "cpu")))
             other.close()
         return plain(config, *given, **place)
 
     monkeypatch.setattr(loop, "run", run)
     with contextlib.ExitStack() as other:
-        other.enter_context(workers.claim(study.results, first.key))
+        other.enter_context(records.claim(study.results, first.key))
         out = complete(study)
     assert made == [second] and sorted(r["key"] for r in out) == sorted([first.key, second.key])
     assert not list((study.results / "checkpoints").iterdir())
@@ -292,6 +293,6 @@ def test_a_claimed_run_goes_to_the_end_of_the_queue_of_all_processes(profile, to
             other.close()
 
     with contextlib.ExitStack() as other, Watch("toy", study.runs(), show=False) as line:
-        other.enter_context(workers.claim(study.results, first.key))
+        other.enter_context(records.claim(study.results, first.key))
         workers.share([first, second], 2, place(study), line)
     assert order == [second, first]

@@ -1,12 +1,12 @@
-"""Faces whose labels nobody knows: every data set takes them, every method uses them, nothing counts them as a class."""
+"""Faces whose labels nobody knows: every data set takes them, every method uses them, no number counts them."""
 
 import json
 import sys
 
 import numpy as np
 import pytest
-import toy
 import torch
+import toy
 import yaml
 from PIL import Image
 

@@ -149,7 +149,8 @@ def contents(root: Path, *parts: str, suffixes: tuple[str, ...] = SUFFIXES) -> d
     if new or len(known) != len(states):
         limit = (time.time() - YOUNG) * 1e9
         old = {name: [*state, hashes[name]] for name, state in states.items() if state and max(state[1:3]) < limit}
-        _keep(kept, old)
+        with contextlib.suppress(OSError):  # without them, all is read again
+            files.write(kept, files.seal(json.dumps(old).encode()))
     return {name.removeprefix("./"): hashes[name] for name in sorted(hashes)}
 
 
@@ -174,11 +175,6 @@ def _kept(file: Path) -> dict[str, list]:
         return json.loads(files.unseal(file.read_bytes()))
     except (OSError, ValueError):
         return {}
-
-
-def _keep(file: Path, states: dict[str, list]) -> None:
-    with contextlib.suppress(OSError), files.atomic(file) as temporary:  # without it, all is read again
-        temporary.write_bytes(files.seal(json.dumps(states).encode()))
 
 
 def parallel(work: Callable[[int], T], count: int, what: str) -> Iterator[T]:

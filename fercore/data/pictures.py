@@ -124,6 +124,7 @@ def joined(source: Source, folder: str | Path) -> Source:
             labels=np.concatenate([table.labels, more.labels]),
             split=np.concatenate([table.split, more.split]),
             files=[*table.files, *(f"unlabelled/{file}" for file in files)],
+            boxes=None,  # they are cut out
             names=table.names and [*table.names, *(f"unlabelled/{file}" for file in files)],
             fingerprint=digest(json.dumps([table.fingerprint, *hashes.values()]).encode()),
             meta={key: np.concatenate([of, np.zeros((n, *of.shape[1:]), of.dtype)]) for key, of in table.meta.items()},

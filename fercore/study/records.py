@@ -8,6 +8,7 @@ import ast
 import contextlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import time
@@ -20,33 +21,40 @@ from filelock import FileLock, Timeout
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError, say
+from fercore.errors import UserError, reason, say
 from fercore.methods.api import family, title
+from fercore.study import schema
 from fercore.study.profiles import Profile
 from fercore.training import devices
-from fercore.training.evaluate import LAST
+from fercore.training.evaluate import last_fifth
 
 
-def read(path: Path) -> list[dict]:
-    """All records of a file, in order; an absent file has none. Raises UserError with the line that is damaged."""
+def read(path: Path, strict: bool = False) -> list[dict]:
+    """All records of a file, in order; an absent file has none.
+
+    A damaged line is left out, which is said once on standard error. With `strict` it raises UserError instead.
+    """
     if not path.exists():
         return []
-    out = []
+    out, damaged = [], {}
     # Bytes: str.splitlines also splits at separators that JSON leaves inside a string.
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise UserError(
-                f"{path}, line {number}: not a JSON record ({error}); delete the line to have its run made again, "
-                "or restore the file with git"
-            ) from None
-        if not isinstance(record, dict) or not {"key", "kind", "status", "config"} <= set(record):
-            raise UserError(f"{path}, line {number}: a record needs the fields key, kind, status and config")
-        out.append(record)
+            out.append(schema.parse(line))
+        except ValueError as error:  # no JSON, no UTF-8, or no record
+            damaged[number] = reason(error)
+    if damaged:
+        (first, why), *more = damaged.items()
+        said = f"{path}, line {first}: damaged record ({why})" + "".join(f", line {number} too" for number, _ in more)
+        if strict:
+            raise UserError(f"{said}; restore the file with git, or delete the line")
+        _say(f"{said}; left out: restore the file with git, or delete the line to have its run made again")
     return out
+
+
+_say = cache(say)  # once in a process
 
 
 def finished(records: Iterable[dict]) -> dict[str, dict]:
@@ -135,11 +143,11 @@ def add(path: Path, new: Iterable[Mapping], older: Iterable[Mapping] = ()) -> No
     """Add records behind those of a file, and `older` ones before them."""
     path = path.resolve()  # all who write a file hold one lock, also through a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    before, behind = ("".join(files.canonical(record) + "\n" for record in some) for some in (older, new))
+    before, behind = (b"".join(schema.line(record) for record in some) for some in (older, new))
     with FileLock(path.with_suffix(".lock")):
-        have = path.read_text(encoding="utf-8") if path.exists() else ""
-        if have and not have.endswith("\n"):
-            have += "\n"
+        have = path.read_bytes() if path.exists() else b""  # bytes: a damaged line stays as it is
+        if have and not have.endswith(b"\n"):
+            have += b"\n"
         files.write(path, before + have + behind)
 
 
@@ -164,7 +172,7 @@ def _written(node: object) -> object:
     return repr(node)
 
 
-def _is_text(node: ast.AST) -> bool:
+def _is_text(node: object) -> bool:
     """A docstring, or any other text that stands alone."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
@@ -175,7 +183,7 @@ def stale(record: Mapping) -> bool:
 
 
 @contextlib.contextmanager
-def claim(results: Path, key: str, patience: float = -1) -> Iterator[None]:
+def claim(results: Path, key: str, patience: float = -1.0) -> Iterator[None]:
     """Make this run, or this start, alone. Raises Timeout after so many seconds of waiting; -1: says so, and waits.
 
     The system opens the lock of a process that dies.
@@ -236,10 +244,10 @@ def frame(study: Profile, wanted: Iterable[Run] | None = None) -> "pandas.DataFr
 def table(records: Iterable[Mapping]) -> "pandas.DataFrame":
     """A tidy table, a row for each run: what it is, what it came to, what made it. Shares are in percent.
 
-    accuracy, macro_f1, ece: the classifier's on the test split, means of the last evaluations; fused: accuracy of the
-    fused levels, read so; last, best_on_test: accuracy. kept, right, right_kept: unlabelled faces in the loss, and how
-    often pseudo-labels are right, of all and of those; level_...: of each level; means of the last evaluations. memory:
-    faces in it at the end. repeat: 0 for the run that the tables show, 1, 2, ... where it was made again. A failed run
+    accuracy, macro_f1, ece: the classifier's on the test split, means over the last 20 % of the steps; fused: accuracy
+    of the fused levels, read so; last, best_on_test: accuracy. kept, right, right_kept: unlabelled faces in the loss,
+    and how often pseudo-labels are right, of all and of those; level_...: of each level; means as above. memory: faces
+    in it at the end. repeat: 0 for the run that the tables show, 1, 2, ... where it was made again. A failed run
     has its error and no numbers.
     """
     import pandas
@@ -271,14 +279,15 @@ def _row(record: Mapping, repeat: int) -> dict:
     row |= {"status": record["status"], "error": record.get("error", ""), "repeat": repeat}
     if record["status"] != "finished":
         return row
-    of, made, history = record["metrics"]["classifier"], record["provenance"], record["history"][-LAST:]
-    row |= {metric: 100 * of["mean_last5"][metric] for metric in ("accuracy", "macro_f1", "ece")}
+    of, made = record["metrics"]["classifier"], record["provenance"]
+    late = last_fifth(record["history"], config["steps"])
+    row |= {metric: 100 * of["mean_last_fifth"][metric] for metric in ("accuracy", "macro_f1", "ece")}
     row |= {which: 100 * of[which]["accuracy"] for which in ("last", "best_on_test")}
     if fused := record["metrics"]["fused"]:
-        row["fused"] = 100 * fused["mean_last5"]["accuracy"]
-    row |= {name: _mean(entry.get(key) for entry in history) for name, key in SHARES.items()}
-    levels = dict.fromkeys(level for entry in history for level in entry.get("level_accuracy", ()))
-    row |= {f"level_{level}": _mean(entry["level_accuracy"].get(level) for entry in history) for level in levels}
+        row["fused"] = 100 * fused["mean_last_fifth"]["accuracy"]
+    row |= {name: _mean(entry.get(key) for entry in late) for name, key in SHARES.items()}
+    levels = dict.fromkeys(level for entry in late for level in entry.get("level_accuracy", ()))
+    row |= {f"level_{level}": _mean(entry["level_accuracy"].get(level) for entry in late) for level in levels}
     row |= {"memory": record["history"][-1].get("memory"), "start": record["start"]["sha256"] or ""}
     row |= {name: made[name] for name in ("precision", "device", "threads", "seconds")}
     return row | {"tested_on": record["data"]["tested_on"], "fingerprint": record["data"]["fingerprint"]}
@@ -287,4 +296,9 @@ def _row(record: Mapping, repeat: int) -> dict:
 def _mean(shares: Iterable[float | None]) -> float:
     """Of those that are there, in percent."""
     known = [100 * share for share in shares if share is not None]
-    return sum(known) / len(known) if known else float("nan")
+    return sum(known) / len(known) if known else math.nan
+
+
+def percent(share: float | None) -> float:
+    """NaN for a share of nothing."""
+    return math.nan if share is None else 100 * share

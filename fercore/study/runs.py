@@ -38,7 +38,7 @@ def make(
     dump: int = 0,
     stale: str = "keep",
     progress: bool = True,
-    patience: float = -1,
+    patience: float = -1.0,
     watch: Callable[[int], None] | None = None,
 ) -> dict:
     """The record of a run, from `results`/records.jsonl or made and appended to it.
@@ -53,18 +53,18 @@ def make(
     it, its record is waited for, `patience` seconds (-1: as long as it takes). Raises Timeout, and UserError for bad
     input and for a method whose code is no longer what the run was listed with.
     """
-    code = source(config.method)
-    config = replace(config, labels=budget(config.method, config.labels), source=config.source or code)
+    config = replace(config, labels=budget(config.method, config.labels), source=config.source or source(config.method))
     file = results / "records.jsonl"
-    if not has_data(config.dataset, data_root) and (done := records.finished(records.read(file)).get(config.key)):
-        return done
+    last = records.finished(records.read(file)).get(config.key)
+    if last and not has_data(config.dataset, data_root):
+        return last
+    if not last:
+        with_code(config)  # a wrong name is said before a data set is decoded
     place = Place(data_root, results, device)
     with records.claim(results, config.key, patience):
         if (done := place.record(config)) and not (stale == "redo" and records.stale(done)):
             return done
-        resolve(config.method, config.options)
-        if config.source != code:
-            raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
+        with_code(config)
         data, start, about = place.data(config), starts.of(config, results), place.identity(config)
         about |= {"start": start.sha256 or start.kind, "source": records.source_hash()}
         saved = Checkpoint(results / "checkpoints" / f"{config.key}-{files.key_of(about)}.pt", checkpoint_every, about)
@@ -86,6 +86,13 @@ def make(
         records.append(file, record)
         saved.remove()
         return record
+
+
+def with_code(config: Run) -> None:
+    """Raises UserError for a method that is not here, or not as the run was listed with."""
+    resolve(config.method, config.options)
+    if config.source != source(config.method):
+        raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
 
 
 def begun_otherwise(wanted: Checkpoint, key: str) -> None:

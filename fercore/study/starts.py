@@ -1,7 +1,7 @@
 """The starts of a study: which weights a run begins with, and the pre-training that makes a study's own."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fercore import files, paths, tensors
@@ -65,7 +65,7 @@ def make(
     """
     where = devices.choose(device)
     data = prepare.of(config, data_root)
-    about = {"config": config.to_dict(), "data": data.faces.fingerprint, "source": records.source_hash()}
+    about = {"config": asdict(config), "data": data.faces.fingerprint, "source": records.source_hash()}
     about["precision"] = devices.precision(config.precision, where)
     place = results / "checkpoints" / f"{config.key}-{files.key_of(about)}.pt"
     checkpoint = Checkpoint(place, checkpoint_every, about)
@@ -75,6 +75,8 @@ def make(
         aside = weights.with_name(f"{config.key}-{files.sha256(weights)[:8]}.safetensors")
         os.replace(weights, aside)
         say(f"{weights}: made anew; what was there is now {aside.name}")
+    elif weights.exists():
+        say(f"{weights}: made anew; what was there is not what was written, now {files.set_aside(weights).name}")
     tensors.save(weights, made.tensors, {"pretrain": files.canonical(made.record["config"])})
     record = {
         "key": config.key,

@@ -172,8 +172,8 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
 
     Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
     run made once more: it is kept, once, as an older record of its key. What a source shows of a key stays the shown
-    one where `target` has none. Raises UserError, and adds nothing, for any other, for runs over several versions of one
-    data set, and for a source that is not there.
+    one where `target` has none. Raises UserError, and adds nothing, for any other, for runs over several versions of
+    one data set, and for a source that is not there or has a damaged line.
     """
     sources = list(sources)
     if absent := [str(file) for file in sources if not file.is_file()]:
@@ -181,7 +181,7 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
     shown: dict[str, tuple[str, dict]] = {}
     known, new, older = set(), [], []
     for file in (target, *sources):
-        numbered = enumerate(records.read(file), 1)
+        numbered = enumerate(records.read(file, strict=file is not target), 1)
         found = [(f"{file}, record {number}", r) for number, r in numbered if r["status"] == "finished"]
         last = records.finished(record for _, record in found)
         for here, record in sorted(found, key=lambda one: one[1] is not last[one[1]["key"]]):

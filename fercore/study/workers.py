@@ -56,7 +56,7 @@ def attempt(config: Run, place: dict, watch: Callable[[int], None] | None = None
         return runs.make(config, **place, watch=watch, patience=EVERY)
     except Timeout:
         return None
-    except UserError:
+    except (UserError, OSError):  # the user's to mend: a full disk fails every run
         raise
     except Exception as error:
         return failed(config, place["results"], f"{type(error).__name__}: {error}")
@@ -113,7 +113,7 @@ class Progress:
 
 
 def share(todo: list[Run], count: int, place: dict, bar: Progress) -> None:
-    """Make these runs in `count` processes. Raises UserError as soon as one of them does.
+    """Make these runs in `count` processes. Raises UserError or OSError as soon as one of them does.
 
     A process that dies leaves a failed record of its run, and another one takes its place.
     """
@@ -136,7 +136,7 @@ def share(todo: list[Run], count: int, place: dict, bar: Progress) -> None:
                 if isinstance(said, int):
                     bar.step(config, said)
                     continue
-                if isinstance(said, UserError):
+                if isinstance(said, UserError | OSError):
                     raise said
                 if said is None:
                     waiting.append(config)
@@ -164,7 +164,7 @@ def give(line: Connection, config: Run | None) -> None:
         line.send(config)
 
 
-def hear(line: Connection, process: BaseProcess, config: Run, results: Path) -> int | dict | UserError | None:
+def hear(line: Connection, process: BaseProcess, config: Run, results: Path) -> int | dict | Exception | None:
     """What a process says of its run: steps done, the record, what the user must mend, or that another sweep has it."""
     try:
         return line.recv()
@@ -195,7 +195,7 @@ def receive(line: Connection) -> Run | None:
 
 
 def serve(line: Connection, place: dict, threads: int) -> None:
-    """Make the runs that come down the line; answer with steps that are done, then a record, a UserError or None."""
+    """Make the runs that come down the line; answer with steps done, then a record, the user's error, or None."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # unwinds: temporary files go, locks open
     torch.set_num_threads(threads)
     last = time.monotonic()
@@ -212,6 +212,7 @@ def serve(line: Connection, place: dict, threads: int) -> None:
 
     while (config := receive(line)) is not None:
         try:
-            line.send(attempt(config, place, watch))
-        except UserError as error:
-            line.send(error)
+            said = attempt(config, place, watch)
+        except (UserError, OSError) as error:
+            said = error
+        line.send(said)
