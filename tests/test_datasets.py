@@ -482,17 +482,6 @@ def test_interrupted_build_leaves_nothing(folders, tmp_path, monkeypatch, error)
     assert len(load("own", folders).labels) == 8
 
 
-def test_what_a_killed_build_left_is_no_cache_and_goes(folders, tmp_path):
-    load("own", folders)
-    place = caches(tmp_path)[0]
-    left = place.with_name(f".{place.name}-left")
-    place.rename(left)
-    (left / "about.json").unlink()
-    os.utime(left, (0, 0))
-    load("own", folders)
-    assert caches(tmp_path) == [place]
-
-
 def peak(name, root):
     """The faces, and the most bytes that were held while they were read."""
     tracemalloc.start()

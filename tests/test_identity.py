@@ -93,7 +93,8 @@ def test_a_run_of_earlier_code_is_kept_and_said_or_made_again(toy_root, tmp_path
 
 
 def test_comments_and_docstrings_are_no_code():
-    texts = ("def f(x): return x + 1.0", "def f(x): return x + 2.0", 'def f(x):\n    """A."""\n    return x + 1.0  # a\n')
+    texts = ("def f(x): return x + 1.0", "def f(x): return x + 2.0")
+    texts += ('def f(x):\n    """A."""\n    return x + 1.0  # a\n',)
     bare, other, told = (records._written(records.ast.parse(text)) for text in texts)
     assert told == bare != other
 

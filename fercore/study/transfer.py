@@ -61,9 +61,9 @@ def restore(record: Mapping, results: Path, device: torch.device) -> tuple[Image
         kept = checkpoint.load(path, device)
     except UserError as error:
         raise UserError(f"{error}; delete it, and this command says how to make it again") from None
-    if other := identity.apart(kept["about"], identity.of_record(record)):
-        raise UserError(f"{path}: is of a run with other {' and '.join(other)} than the one on record")
     try:
+        if other := identity.apart(kept["about"], identity.of_record(record)):
+            raise UserError(f"{path}: is of a run with other {' and '.join(other)} than the one on record")
         return classifier(config, len(record["data"]["classes"]), kept["model"]), kept["state"]
     except (RuntimeError, KeyError, TypeError):
         raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None
