@@ -1,42 +1,102 @@
 """The configuration of one run: all that its record depends on, and nothing of where it ran."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import get_origin
+from reprlib import repr as short
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from fercore import files
 from fercore.errors import UserError
 
-SCHEDULES = ("constant", "cosine")
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-# Least and most of a value, and why.
-LIMITS = {
-    "steps": (1, 100_000_000, ""),
-    "batch": (2, 65_536, ": batch normalisation needs more than one face"),
-    "unlabelled_batch": (2, 65_536, ": batch normalisation needs more than one face"),
-    "image_size": (8, 2_048, " pixels"),
-}
-WORDS |= {dict: "keys and values", tuple: "a list"}
+WORDS |= {dict: "keys and values as in JSON", tuple: "a list"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a field may be, beside its type: `tau: Annotated[float, Limits(least=0, most=1)]`."""
+
+    least: int | float | None = None
+    above: int | float | None = None
+    most: int | float | None = None
+    below: int | float | None = None
+    words: tuple[str, ...] = ()  # one of these
+    why: str = ""
+
+    def holds(self, value: object) -> bool:
+        """Whether the value, of the right type, lies within."""
+        if self.words:
+            return value in self.words
+        low = (self.least is None or value >= self.least) and (self.above is None or value > self.above)
+        return low and (self.most is None or value <= self.most) and (self.below is None or value < self.below)
+
+    def __str__(self):
+        ends = {"at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below}
+        said = " and ".join(f"{word} {end:,}" for word, end in ends.items() if end is not None)
+        return (f"one of {', '.join(self.words)}" if self.words else said) + self.why
+
+
+# Kinds of values that configurations share.
+Share = Annotated[float, Limits(least=0, most=1)]
+Weight = Annotated[float, Limits(least=0)]
+Positive = Annotated[float, Limits(above=0)]
+Decay = Annotated[float, Limits(least=0, below=1)]
+Count = Annotated[int, Limits(least=1, most=65_536)]
+Width = Annotated[int, Limits(least=0, most=65_536)]
+Steps = Annotated[int, Limits(least=1, most=100_000_000)]
+Batch = Annotated[int, Limits(least=2, most=65_536, why=": batch normalisation needs more than one face")]
+Pixels = Annotated[int, Limits(least=8, most=2_048, why=" pixels")]
+Seed = Annotated[int, Limits(least=0, most=2**32 - 1)]
+Precision = Annotated[str, Limits(words=("auto", "fp32", "bf16"))]
 
 
 def typed(config: type, values: dict) -> dict:
     """`values` for the dataclass `config`, whole numbers as floats where it wants them: 0 and 0.0 make one key.
 
-    Raises UserError for a value of another type than the field's.
+    Raises UserError for a value of another type than the field's, or beyond its `Limits`.
     """
     out = {}
-    for f in fields(config):
-        if f.name not in values:
+    for name, kind in get_type_hints(config, include_extras=True).items():
+        if name not in values:
             continue
-        value, kind = values[f.name], get_origin(f.type) or f.type
-        if kind is float and type(value) is int:
+        value, limits = values[name], []
+        if get_origin(kind) is Annotated:
+            kind, *limits = get_args(kind)
+        inner, kind = get_args(kind), get_origin(kind) or kind
+        if kind is float and type(value) is int and abs(value) < 1e300:
             value = float(value)
-        if type(value) is not kind:
-            hint = "; YAML reads a number with an exponent only with a point: 3.0e-4" if kind is float else ""
-            raise UserError(f"{f.name}: expected {WORDS[kind]}, got {value!r}{hint}")
-        out[f.name] = value
+        right = kind not in WORDS or (type(value) is kind and (kind is not float or math.isfinite(value)))
+        if right and inner and kind in (dict, tuple):
+            flat = [*value.items()] if kind is dict else [(item,) for item in value]
+            right = all(type(item) is a for items in flat for item, a in zip(items, inner))
+        if right and kind is dict:
+            right = _json(value)
+        if not right:
+            raise UserError(f"{name}: expected {WORDS[kind]}, got {short(value)}")
+        for limit in limits:
+            if isinstance(limit, Limits) and not limit.holds(value):
+                raise UserError(f"{name}: {short(value)}; expected {limit}")
+        out[name] = value
     return out
+
+def _json(value: dict) -> bool:
+    """Whether a key can be made of it: no NaN, no bytes, no dates."""
+    try:
+        return bool(files.canonical(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def one_gap(prompt: str) -> str:
+    """The prompt. Raises UserError where it has no place for the expression, or several."""
+    if prompt.count("{}") != 1:
+        raise UserError(f"prompt: {prompt!r} needs exactly one {{}} for the expression")
+    return prompt
+
+
+LATER = ("few_labels", "source")  # fields that a key has only where they say something
 
 
 @dataclass(frozen=True)
@@ -49,46 +109,39 @@ class Run:
 
     dataset: str
     method: str  # "fixmatch", or with a variant "sitfer/semantic"
-    labels: int  # budget, in total; 0 for every label
-    steps: int = 48_000  # 60 epochs (stated) of 800 (released)
-    seed: int = 0
-    split_seed: int = 0
+    labels: Annotated[int, Limits(least=0)]  # budget, in total; 0 for every label
+    steps: Steps = 48_000  # 60 epochs (stated) of 800 (released)
+    seed: Seed = 0
+    split_seed: Seed = 0
     dataset_options: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)  # of the method
     evaluations: int = 20  # evenly spaced, the last one at the end
-    batch: int = 16  # stated
-    unlabelled_batch: int = 16  # released
-    image_size: int = 224  # released
+    batch: Batch = 16  # stated
+    unlabelled_batch: Batch = 16  # released
+    image_size: Pixels = 224  # released
     encoder: str = "resnet18"  # stated
     start: str = "none"  # none | imagenet | file:PATH | pretrain:KEY; the paper: MS-Celeb-1M, from a file
-    start_keys: dict = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
+    start_keys: dict[str, str] = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
     text: str = "clip:ViT-B-32/openai"  # stated: CLIP ViT-B/32
     prompt: str = "a face image of {}"  # stated
-    lr: float = 1e-4  # released
-    schedule: str = "constant"  # released
-    ema: float = 0.999  # chosen; 0 switches it off, as released
-    validation: float = 0.0  # share of the labelled faces held out
+    lr: Positive = 1e-4  # released
+    schedule: Annotated[str, Limits(words=("constant", "cosine"))] = "constant"  # released
+    ema: Decay = 0.999  # chosen; 0 switches it off, as released
+    validation: Decay = 0.0  # share of the labelled faces held out
     include_labelled: bool = False  # labelled faces among the unlabelled ones
     drop_duplicates: bool = True  # chosen: no training face is byte-identical to a test face
-    precision: str = "auto"
+    precision: Precision = "auto"
     compile: bool = False
+    few_labels: bool = False  # a budget smaller than the number of classes is meant
     source: str = ""  # digest of a method that is no file of the package: edited code is another run
 
     def __post_init__(self):
         vars(self).update(typed(Run, vars(self)))
-        if self.labels < 0:
-            raise UserError(f"labels: {self.labels}; expected a budget in total, or 0 for every label")
-        for name, (least, most, why) in LIMITS.items():
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"{name}: {getattr(self, name)}; expected {least:,} to {most:,}{why}")
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"lr: {self.lr}; expected a number above 0")
         if not 1 <= self.evaluations <= self.steps:
             raise UserError(f"evaluations: {self.evaluations} does not lie between 1 and steps ({self.steps})")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule: {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
-        if not 0 <= self.ema < 1 or not 0 <= self.validation < 1:
-            raise UserError("ema and validation are shares: at least 0 and less than 1")
+        if not re.fullmatch(r"none|imagenet|(file|pretrain):.+", self.start):
+            raise UserError(f"start: {self.start!r} is unknown; use none, imagenet, file:PATH or pretrain:KEY")
+        one_gap(self.prompt)
 
     @cached_property
     def key(self) -> str:
@@ -100,7 +153,7 @@ class Run:
 
     def to_dict(self) -> dict:
         """Plain values, as the record carries them."""
-        return {name: value for name, value in asdict(self).items() if name != "source" or value}
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Run":

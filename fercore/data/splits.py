@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from fercore.config import Run
 from fercore.data.faces import UNKNOWN, digest
+from fercore.data.prepare import Data
 from fercore.errors import UserError
 
 # RAF-DB's budgets as Ada-CM's README gives them: fear (281 training faces in all), and each other class.
@@ -25,6 +27,26 @@ class Split:
     counts: list[int]
     hash: str
     twins: int = 0  # unlabelled faces left out because a labelled one has the same pixels
+
+
+def of(config: Run, data: Data) -> Split:
+    """The split of a run's faces. Raises UserError for a budget that they cannot give, or that leaves out a class."""
+    classes = data.faces.classes
+    if 0 < config.labels < len(classes) and not config.few_labels:
+        raise UserError(
+            f"{config.dataset}: labels: {config.labels} for {len(classes)} classes leave some without any; where that "
+            "is meant, say --few-labels, in a profile few_labels: true"
+        )
+    return draw(
+        data.faces.labels[data.pool],
+        config.labels,
+        config.split_seed,
+        dataset=config.dataset,
+        classes=classes,
+        validation=config.validation,
+        include_labelled=config.include_labelled,
+        twins=data.twins[data.pool],
+    )
 
 
 def draw(

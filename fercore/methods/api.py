@@ -3,7 +3,7 @@
 A method is a module with
 
 * `NAME` and `FAMILY`: what tables call it, and which kind of method it is, by which figures colour it;
-* `Config`: a frozen dataclass of its constants;
+* `Config`: a frozen dataclass of its constants, each with its limits (`tau: Share`, see config.py);
 * `VIEWS`: how many weak and strong views of the unlabelled batch it asks for (`views(config)` where a constant says);
 * `step(model, batch, state, config) -> Step`: its losses on one batch;
 
@@ -38,7 +38,7 @@ A new method is one file and one line in `methods/__init__.py`: contract tests, 
 """
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from types import ModuleType
 from typing import NamedTuple
 
@@ -148,6 +148,11 @@ def title(name: str) -> str:
 def family(name: str) -> str:
     """The kind of method that it is, as figures colour it; "own" where it brings no `FAMILY`."""
     return getattr(METHODS.get(name.partition("/")[0]), "FAMILY", "own")
+
+
+def constants(name: str, options: dict | None = None) -> dict:
+    """A method's constants with `options` on top, as JSON has them. Raises UserError."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(resolve(name, options)[1]).items()}
 
 
 def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]:

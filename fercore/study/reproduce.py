@@ -4,17 +4,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fercore import paths
+from fercore.config import Run
 from fercore.errors import UserError
 from fercore.study import dry_run, dumps, plan, profiles, sweep
 from fercore.training import devices
 
 
 def reproduce(
-    params: str, notebook: str | None = None, *, data_root: str | Path = "", results: str | Path = ""
+    params: str,
+    notebook: str | None = None,
+    *,
+    data_root: str | Path = "",
+    results: str | Path = "",
+    retry: bool = False,
 ) -> Iterator[str]:
     """Execute the notebooks of a profile into its results folder; yields the lines of a short summary.
 
-    Raises UserError for a profile, notebook or package that is missing, and for a notebook that fails.
+    Runs that failed before are made again with `retry` only. Raises UserError for a profile, notebook or package that
+    is missing, and for a notebook that fails; RunFailed, after the notebooks are made, where runs have failed.
     """
     try:
         import papermill
@@ -29,10 +36,15 @@ def reproduce(
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
     # All training first; the notebooks then find their records, and two of them what else a run can leave.
+    whole = plan.runs(study, *names)
+    if not retry:
+        yield from sweep.said(sweep.given_up(study, whole))
+    first: list[Run] = []
     if closely := [name for name in names if name in (plan.MAPS, dumps.NOTEBOOK)]:
         left = {"keep_weights": plan.MAPS in closely, "dump": dumps.SIZE if dumps.NOTEBOOK in closely else 0}
-        sweep.complete(study, plan.runs(study, *closely), **left)
-    sweep.complete(study, plan.runs(study, *names))
+        first = plan.runs(study, *closely)
+        sweep.complete(study, first, retry=retry, **left)
+    sweep.complete(study, [config for config in whole if config not in first], retry=retry)
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
         try:
@@ -50,6 +62,7 @@ def reproduce(
             reason = f"{error.ename}: {error.evalue}"
             raise UserError(f"{name}: cell {error.exec_count} failed with {reason}; see {study.results}") from None
     yield from summary(study, names)
+    sweep.judge(study, whole)
 
 
 def chosen(study: profiles.Profile, notebook: str | None, params: str) -> list[str]:

@@ -9,8 +9,9 @@ import torch
 from fercore.config import Run
 from fercore.data import prepare
 from fercore.errors import UserError
-from fercore.methods.api import budget, resolve, source
+from fercore.methods.api import budget, source
 from fercore.study import dumps, records, starts
+from fercore.study import identity as identities
 from fercore.training import checkpoint, devices, loop
 from fercore.training.checkpoint import Checkpoint
 
@@ -58,13 +59,18 @@ def make(
         done = records.finished(known).get(config.key)
     if done:
         return done
-    resolve(config.method, config.options)  # a wrong name is said before a data set is decoded
+    loop.check(config)  # a wrong name is said before a data set is decoded
     if config.source != code:
         raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
     data = prepare.of(config, data_root)
     saved = Checkpoint(results / "checkpoints" / f"{identity}.pt", checkpoint_every)
     start = starts.of(config, results)
-    made = loop.run(config, data, start, device=where, checkpoint=saved, log=dump, progress=progress, watch=watch)
+    whole = identities.of(config, data, start, precision)
+    try:
+        made = loop.run(config, data, start, device=where, checkpoint=saved, log=dump, progress=progress, watch=watch)
+    except Exception as error:
+        error.identity = whole  # for the record of a failed run
+        raise
     record = {
         "key": config.key,
         "kind": "run",

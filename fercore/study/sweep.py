@@ -3,19 +3,21 @@
 A run that is in the records is never trained again.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from fercore import files, methods, text
+from fercore import files, text
 from fercore.config import Run
-from fercore.data import expressions
-from fercore.errors import UserError
+from fercore.data import expressions, prepare
+from fercore.data.prepare import Data
+from fercore.errors import RunFailed, UserError
 from fercore.study import cost, dumps, records, runs, starts, workers
 from fercore.study.profiles import Profile
-from fercore.training import devices
+from fercore.training import devices, loop
 
 
 def missing(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
@@ -31,6 +33,45 @@ def missing(study: Profile, wanted: Iterable[Run] | None = None, device: str = "
     return [c for c in wanted if records.identity(c, devices.precision(c.precision, here)) not in made]
 
 
+def failed(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[tuple[Run, dict]]:
+    """Missing runs whose last try failed, each with its record; none without the data, as nothing is tried then."""
+    last = {record["key"]: record for record in records.read(study.records) if record["status"] == "failed"}
+    if not last or not ready(study):
+        return []
+    return [(config, last[config.key]) for config in missing(study, wanted, device) if config.key in last]
+
+
+def given_up(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
+    """Runs that failed with this code, on these faces, in this precision: tried again only where that is asked for."""
+    some, code, data = failed(study, wanted, device), records.source_hash(), faces(study)
+    out, here = [], devices.choose(device)
+    for config, record in some:
+        made, on = record.get("provenance", {}), record.get("identity")
+        if (made.get("source"), made.get("precision")) != (code, devices.precision(config.precision, here)):
+            continue
+        if on is None or on["data"] == data(config).faces.fingerprint:
+            out.append(config)
+    return out
+
+
+def said(given_up: Sequence[Run]) -> list[str]:
+    """That these are not tried again, in a line."""
+    number = f"{len(given_up)} run{'s' * (len(given_up) > 1)}"
+    return [f"{number} failed before with this code, not tried again; --retry tries"] if given_up else []
+
+
+def judge(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> None:
+    """Raises RunFailed where some of these runs have failed, with a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for config, record in failed(study, wanted, device):
+        name = f"{config.method}/{config.labels or 'all'}/{config.seed}"
+        reasons.setdefault(record["error"].splitlines()[0], []).append(name)
+    if reasons:
+        lines = [f"  {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
+        number = sum(map(len, reasons.values()))
+        raise RunFailed("\n".join([f"{study.records}: {number} run{'s' * (number > 1)} failed", *lines]))
+
+
 def ready(study: Profile) -> bool:
     """Whether the data are at hand."""
     return runs.has_data(study.dataset, study.data_root)
@@ -44,6 +85,7 @@ def complete(
     keep_weights: bool = False,
     dump: int = 0,
     processes: int = 1,
+    retry: bool = False,
     progress: bool = True,
 ) -> list[dict]:
     """Make what is missing, the start first, and return all records of the profile.
@@ -53,19 +95,38 @@ def complete(
 
     Without the data nothing is trained: the committed records are returned, and a table shows the
     rest as "not run"; so it does with a run whose text encoder is not the profile's own and not at hand. A run that
-    fails leaves a record with its error and does not stop the others; bad input (UserError) and Ctrl-C do. Both leave
-    every finished run on disk.
+    fails leaves a record with its error and does not stop the others, and is not tried again by the same code but with
+    `retry`; bad input (UserError) and Ctrl-C do stop. Both leave every finished run on disk.
     """
-    if ready(study) and (todo := missing(study, wanted, device)):
-        for config in todo:
-            methods.resolve(config.method, config.options)  # a wrong name is said before hours of pre-training
+    if ready(study):
+        without = [] if retry else given_up(study, wanted, device)
+        todo = [config for config in missing(study, wanted, device) if config not in without]
         own = study.shared.get("text", Run.text)
         if todo := [config for config in ordered(todo) if config.text == own or at_hand(config.text)]:
+            fit(study, todo)
             begin(study, device=device, progress=progress)
             place = {"data_root": study.data_root, "results": study.results, "device": device}
             place |= {"keep_weights": keep_weights, "dump": dump}
             workers.make(study.name, todo, place, processes=processes, progress=progress)
     return records.with_repeats(study.records)
+
+
+def fit(study: Profile, todo: Iterable[Run]) -> None:
+    """Raises UserError for a run that these faces or words cannot make: before the first hour, not at its turn."""
+    data = faces(study)
+    for config in todo:
+        loop.inputs(config, data(config))
+
+
+def faces(study: Profile) -> Callable[[Run], Data]:
+    """The faces of a run; several runs on the same ones read them once."""
+
+    @cache
+    def read(options: str, size: int, drop: bool) -> Data:
+        place = {"size": size, "drop_duplicates": drop, "options": json.loads(options)}
+        return prepare.prepare(study.dataset, study.data_root, **place)
+
+    return lambda config: read(files.canonical(config.dataset_options), config.image_size, config.drop_duplicates)
 
 
 @cache
@@ -101,6 +162,7 @@ def dump(
     done = records.finished(records.read(study.records)).get(config.key)
     if done is None:
         complete(study, [config], device=device, dump=size, progress=progress)
+        judge(study, [config], device)
         return dumps.read(study.results, config)
     begin(study, device=device, progress=progress)
     folder = study.results / "dumps" / config.key

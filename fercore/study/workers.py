@@ -24,8 +24,9 @@ from tqdm.auto import tqdm
 
 from fercore import data
 from fercore.config import Run
-from fercore.errors import UserError
+from fercore.errors import RunFailed, UserError
 from fercore.study import cost, records, runs
+from fercore.training import devices
 
 SPAWN = multiprocessing.get_context("spawn")
 EVERY = 0.5  # seconds between two words of a process on its run
@@ -59,8 +60,10 @@ def attempt(config: Run, place: dict, watch: Callable[[int], None] | None = None
         return None
     except UserError:
         raise
+    except RunFailed as error:
+        return failed(config, place, str(error), error)
     except Exception as error:
-        return failed(config, place["results"], f"{type(error).__name__}: {error}")
+        return failed(config, place, f"{type(error).__name__}: {error}", error)
 
 
 @contextlib.contextmanager
@@ -78,10 +81,16 @@ def claim(results: Path, key: str, patience: float = -1) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def failed(config: Run, results: Path, error: str) -> dict:
-    """Put a failed run on record."""
-    record = {"key": config.key, "kind": "run", "status": "failed", "config": config.to_dict(), "error": error[:500]}
-    records.append(results / "records.jsonl", record)
+def failed(config: Run, place: dict, reason: str, error: Exception | None = None) -> dict:
+    """Put a failed run on record: why, and which code on what, as far as it came."""
+    where = devices.choose(place["device"])
+    made = records.provenance(where, devices.precision(config.precision, where), 0.0, 0)
+    record = {
+        **{"key": config.key, "kind": "run", "status": "failed", "config": config.to_dict(), "error": reason[:500]},
+        "identity": getattr(error, "identity", None),
+        "provenance": {name: value for name, value in made.items() if not name.startswith("seconds")},
+    }
+    records.append(place["results"] / "records.jsonl", record)
     return record
 
 
@@ -148,7 +157,7 @@ def share(todo: list[Run], count: int, place: dict, bar: Progress) -> None:
                 give(line, under_way[line][1])
             for line in wait(list(under_way)):
                 process, config = under_way[line]
-                said = hear(line, process, config, place["results"])
+                said = hear(line, process, config, place)
                 if isinstance(said, int):
                     bar.step(config, said)
                     continue
@@ -180,13 +189,13 @@ def give(line: Connection, config: Run | None) -> None:
         line.send(config)
 
 
-def hear(line: Connection, process: BaseProcess, config: Run, results: Path) -> int | dict | UserError | None:
+def hear(line: Connection, process: BaseProcess, config: Run, place: dict) -> int | dict | UserError | None:
     """What a process says of its run: steps done, the record, what the user must mend, or that another sweep has it."""
     try:
         return line.recv()
     except (EOFError, OSError):
         process.join()
-        return failed(config, results, f"its process ended with exit code {process.exitcode}")
+        return failed(config, place, f"its process ended with exit code {process.exitcode}")
 
 
 def start(place: dict, threads: int) -> tuple[Connection, BaseProcess]:

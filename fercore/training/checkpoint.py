@@ -17,6 +17,10 @@ class Checkpoint:
     path: Path
     every: int = 200
 
+    def __post_init__(self):
+        if self.every < 1:
+            raise UserError(f"checkpoint_every: {self.every}; expected a number of steps")
+
     def save(self, state: dict) -> None:
         """Write tensors and plain values; a crash leaves the checkpoint before or this one."""
         save(self.path, state)
