@@ -10,6 +10,7 @@ import typer
 
 from fercore import files, paths
 from fercore.config import Run
+from fercore.data import checked
 from fercore.errors import RunFailed, UserError
 from fercore.methods import METHODS
 from fercore.study import dumps, features, plan, profiles, runs, starts, sweep, transfer
@@ -246,7 +247,7 @@ def data_(
     """Check a data set: counts against the official ones, unreadable files, duplicates across splits."""
     from fercore.data.check import check, render
 
-    report = check(name, root, **pairs(data_options, "--data-option"))
+    report = check(name, root, **checked(name, pairs(data_options, "--data-option")))
     typer.echo(render(report))
     if report["unreadable"]:
         raise typer.Exit(1)

@@ -2,16 +2,18 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from reprlib import repr as short
-from typing import Annotated, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
 from fercore import files
 from fercore.errors import UserError
 
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-WORDS |= {dict: "keys and values as in JSON", tuple: "a list"}
+WORDS |= {dict: "keys and values as in JSON", tuple: "a list of texts", Sequence: "a list of texts"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ Seed = Annotated[int, Limits(least=0, most=2**32 - 1)]
 Precision = Annotated[str, Limits(words=("auto", "fp32", "bf16"))]
 
 
-def typed(config: type, values: dict) -> dict:
-    """`values` for the dataclass `config`, whole numbers as floats where it wants them: 0 and 0.0 make one key.
+def typed(config: Callable, values: dict) -> dict:
+    """`values` for a dataclass or a function, whole numbers as floats where it wants them: 0 and 0.0 make one key.
 
-    Raises UserError for a value of another type than the field's, or beyond its `Limits`.
+    A type that is not in WORDS is not looked at. Raises UserError for a value of another type, or beyond its `Limits`.
     """
     out = {}
     for name, kind in get_type_hints(config, include_extras=True).items():
@@ -65,21 +67,28 @@ def typed(config: type, values: dict) -> dict:
         if get_origin(kind) is Annotated:
             kind, *limits = get_args(kind)
         inner, kind = get_args(kind), get_origin(kind) or kind
+        if kind in (Union, UnionType):
+            if value is None and NoneType in inner:
+                continue
+            # X | None is X, int | float is float
+            kind = next((each for each in (float, *inner) if each in inner and each is not NoneType), None)
+            inner, kind = get_args(kind), get_origin(kind) or kind
         if kind is float and type(value) is int and abs(value) < 1e300:
             value = float(value)
         right = kind not in WORDS or (type(value) is kind and (kind is not float or math.isfinite(value)))
-        if right and inner and kind in (dict, tuple):
+        if kind is Sequence:
+            right = isinstance(value, list | tuple)
+        if right and inner and kind in (dict, tuple, Sequence):
             flat = [*value.items()] if kind is dict else [(item,) for item in value]
             right = all(type(item) is a for items in flat for item, a in zip(items, inner))
-        if right and kind is dict:
-            right = _json(value)
-        if not right:
+        if not right or (kind is dict and not _json(value)):
             raise UserError(f"{name}: expected {WORDS[kind]}, got {short(value)}")
         for limit in limits:
             if isinstance(limit, Limits) and not limit.holds(value):
                 raise UserError(f"{name}: {short(value)}; expected {limit}")
         out[name] = value
     return out
+
 
 def _json(value: dict) -> bool:
     """Whether a key can be made of it: no NaN, no bytes, no dates."""
@@ -109,7 +118,7 @@ class Run:
 
     dataset: str
     method: str  # "fixmatch", or with a variant "sitfer/semantic"
-    labels: Annotated[int, Limits(least=0)]  # budget, in total; 0 for every label
+    labels: Annotated[int, Limits(least=0, why=": a total, 0 for every label")]  # budget, in total; 0 for every label
     steps: Steps = 48_000  # 60 epochs (stated) of 800 (released)
     seed: Seed = 0
     split_seed: Seed = 0
@@ -139,7 +148,7 @@ class Run:
         vars(self).update(typed(Run, vars(self)))
         if not 1 <= self.evaluations <= self.steps:
             raise UserError(f"evaluations: {self.evaluations} does not lie between 1 and steps ({self.steps})")
-        if not re.fullmatch(r"none|imagenet|(file|pretrain):.+", self.start):
+        if not re.fullmatch(r"none|imagenet|file:.+|pretrain:\w+", self.start):
             raise UserError(f"start: {self.start!r} is unknown; use none, imagenet, file:PATH or pretrain:KEY")
         one_gap(self.prompt)
 

@@ -167,7 +167,8 @@ def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]
     values = {**variants.get(variant, {}), **(options or {})}
     known = {f.name for f in fields(module.Config)}
     if unknown := sorted(set(values) - known):
-        raise UserError(f"options of {method}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        known = ", ".join(sorted(known)) or "none"
+        raise UserError(f"options of {method}: unknown {', '.join(unknown)}; known are {known}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         return module, module.Config(**typed(module.Config, values))

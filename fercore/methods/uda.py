@@ -23,6 +23,7 @@ from fercore.schedules import SIGNALS, training_signal
 NAME, FAMILY = "UDA", "self-training"
 VIEWS = {"weak": 1, "strong": 1}
 SUPERVISED = {"signal": "none"}
+Signal = Annotated[str, Limits(words=SIGNALS)]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Config:
     tau: Share = 0.8  # UDA's code, CIFAR-10
     temperature: Positive = 0.4  # UDA's code, CIFAR-10: T
     lambda_u: Weight = 1.0  # UDA
-    signal: Annotated[str, Limits(words=SIGNALS)] = "linear"  # chosen: eta_t; "exp" is later, "log" earlier
+    signal: Signal = "linear"  # chosen: eta_t; "exp" releases the labels later, "log" earlier
 
 
 VARIANTS: dict[str, dict] = {"authors": {"signal": "none"}, "exp": {"signal": "exp"}, "log": {"signal": "log"}}

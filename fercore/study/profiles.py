@@ -117,6 +117,7 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
             raise UserError(f"{file}: points: {key}: expected some of {values[key]}, got {short(given)}")
     try:
         shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})
+        start, keys, first = _start(values, shared, file)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     split_seeds = values.get("split_seeds", values["seeds"])
@@ -125,7 +126,6 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
     if not isinstance(values.get("data_root") or "", str):
         raise UserError(f"{file}: data_root: expected a folder, got {short(values['data_root'])}")
     profile = values.get("profile", file.stem)
-    start, keys, first = _start(values, shared, file)
     root = data_root or os.environ.get("FERCORE_DATA") or values.get("data_root")
     study = Profile(
         name=profile,
@@ -157,7 +157,7 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
     if start in ("none", "imagenet"):
         return start, {}, None
     if isinstance(start, dict) and isinstance(start.get("file"), str) and set(start) <= {"file", "keys"}:
-        return f"file:{start['file']}", start.get("keys") or {}, None
+        return f"file:{start['file']}", typed(Run, {"start_keys": start.get("keys") or {}})["start_keys"], None
     if isinstance(start, dict) and set(start) == {"pretrain"} and isinstance(start["pretrain"], dict):
         same = {k: shared[k] for k in ("encoder", "dataset_options", "drop_duplicates") if k in shared}
         same["image_size"] = shared.get("image_size", Run.image_size)
@@ -170,5 +170,7 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
             first = Pretrain(**typed(Pretrain, {"dataset": values["dataset"], **same, **start["pretrain"]}))
         except UserError as error:
             raise UserError(f"{file}: start: pretrain: {error}") from None
+        if first.encoder != (wanted := shared.get("encoder", Run.encoder)):
+            raise UserError(f"{file}: start: pretrain: encoder: {first.encoder!r}; that of the runs is {wanted!r}")
         return f"pretrain:{first.key}", {}, first
     raise UserError(f"{file}: start: expected none, imagenet, {{file: PATH}} or {{pretrain: {{steps: N}}}}")

@@ -32,6 +32,10 @@ def reproduce(
     if data_root and not sweep.ready(study):
         raise UserError(f"--data-root: {study.data_root} does not exist")
     names = chosen(study, notebook, params)
+    for name in names:
+        known = papermill.inspect_notebook(str(paths.NOTEBOOKS / f"{name}.ipynb"))
+        if unknown := set(study.notebooks.get(name, {})) - set(known):
+            raise UserError(f"{params}: notebooks: {name} has no parameter {min(unknown)}; it has {', '.join(known)}")
     # The notebooks run in their own folder: what they are given is absolute.
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from fercore import files, text
+from fercore import encoders, files, text
 from fercore.config import Run
 from fercore.data import expressions, prepare
 from fercore.data.prepare import Data
 from fercore.errors import RunFailed, UserError
 from fercore.study import cost, dumps, records, runs, starts, workers
 from fercore.study.profiles import Profile
-from fercore.training import devices, loop
+from fercore.training import devices, loop, pretrained
 
 
 def missing(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
@@ -112,10 +112,13 @@ def complete(
 
 
 def fit(study: Profile, todo: Iterable[Run]) -> None:
-    """Raises UserError for a run that these faces or words cannot make: before the first hour, not at its turn."""
+    """Raises UserError for a run that these faces, words or weights cannot make: not at its turn, but at once."""
     data = faces(study)
     for config in todo:
         loop.inputs(config, data(config))
+    if not study.pretrain:
+        for one in {config.encoder: config for config in todo}.values():
+            pretrained.load(encoders.backbone(one.encoder)[0], starts.of(one, study.results))
 
 
 def faces(study: Profile) -> Callable[[Run], Data]:

@@ -44,15 +44,8 @@ class Outcome(NamedTuple):
 def check(config: Run) -> tuple[ModuleType, object]:
     """The method and its constants. Raises UserError for a name that the package does not know; needs no data."""
     encoders.known(config.encoder)
-    method, options = resolve(config.method, config.options)
-    if reads_text(method, options):
-        text.known(config.text)
-    return method, options
-
-
-def reads_text(method: ModuleType, options: object) -> bool:
-    """Whether the method asks for a prompt table."""
-    return getattr(method, "uses_text", lambda options: False)(options)
+    text.known(config.text)
+    return resolve(config.method, config.options)
 
 
 def inputs(config: Run, data: Data) -> tuple[splits.Split, Tensor | None]:
@@ -61,8 +54,8 @@ def inputs(config: Run, data: Data) -> tuple[splits.Split, Tensor | None]:
     split = splits.of(config, data)
     if not len(split.unlabelled) and any(views(method, options).values()):
         raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
-    table = text.table(config.text, config.prompt, data.faces.classes) if reads_text(method, options) else None
-    return split, table
+    uses_text = getattr(method, "uses_text", lambda options: False)(options)
+    return split, text.table(config.text, config.prompt, data.faces.classes) if uses_text else None
 
 
 def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.device, log: int = 0) -> Training:
