@@ -4,19 +4,19 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
 from fercore import files, paths
 from fercore.config import Run
 from fercore.data import checked
-from fercore.errors import RunFailed, UserError
+from fercore.errors import RunFailed, UserError, refused, say
 from fercore.methods import METHODS
-from fercore.study import dumps, features, plan, profiles, runs, starts, sweep, transfer
+from fercore.study import dumps, features, plan, profiles, records, runs, starts, sweep, transfer
 from fercore.study import reproduce as door
 from fercore.text import table
-from fercore.training import devices, loop, simclr
+from fercore.training import devices, loop, metrics, simclr
 
 app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
@@ -30,6 +30,7 @@ Results = Annotated[Path, typer.Option(help="Folder for records, checkpoints and
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try runs again that failed before with this code.")]
 Sets = Annotated[list[str], typer.Option("--set", help="NAME=JSON, for a constant of the method; repeatable.")]
+Stale = Annotated[Literal["keep", "redo"], typer.Option(help="What becomes of runs that earlier code made.")]
 DataSets = Annotated[list[str], typer.Option("--data-option", help="NAME=JSON, for the data set; repeatable.")]
 
 
@@ -60,12 +61,13 @@ def reproduce(
     notebook: Annotated[Optional[str], typer.Option(help="Only this notebook.")] = None,  # noqa: UP045
     data_root: Root = None,
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
+    stale: Stale = "keep",
     dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
     retry: Retry = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
     place = {"data_root": absolute(data_root), "results": absolute(results)}
-    act = door.forecast if dry_run else partial(door.reproduce, retry=retry)
+    act = door.forecast if dry_run else partial(door.reproduce, stale=stale, retry=retry)
     for line in act(params, notebook, **place):
         typer.echo(line)
 
@@ -87,6 +89,7 @@ def sweep_(
         int, typer.Option(min=0, help="Leave what the levels say of so many unlabelled faces in RESULTS/dumps.")
     ] = 0,
     retry: Retry = False,
+    stale: Stale = "keep",
 ):
     """Make a profile's missing runs, without notebooks, cheap ones first. --part shares them out over machines."""
     study = profiles.load(params, data_root=absolute(data_root), results=absolute(results))
@@ -105,10 +108,10 @@ def sweep_(
     if not chosen:
         raise UserError(f"{params}: there is no run of these methods, labels and seeds")
     mine = sweep.ordered(chosen)[int(first) :: int(every)]
-    for line in sweep.said([] if retry else sweep.given_up(study, mine, device)):
+    for line in sweep.notices(study, mine, device, stale, retry):
         typer.echo(line, err=True)
-    left = {"keep_weights": keep_weights, "dump": dump}
-    sweep.complete(study, mine, device=device, processes=processes, retry=retry, **left)
+    left = {"keep_weights": keep_weights, "dump": dump, "stale": stale, "retry": retry}
+    sweep.complete(study, mine, device=device, processes=processes, **left)
     whole = plan.runs(study)
     typer.echo(f"{study.records}: {len(sweep.missing(study, whole, device))} runs of {len(whole)} are missing")
     if dump and (bare := [run.key for run in mine if not dumps.file(study.results, run.key).exists()]):
@@ -171,6 +174,7 @@ def train_(
     compile: Annotated[bool, typer.Option(help="Compile the network.")] = False,
     device: Device = "auto",
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    stale: Stale = "keep",
     options: Sets = [],  # noqa: B006  (typer copies it)
     data_options: DataSets = [],  # noqa: B006
 ):
@@ -202,7 +206,14 @@ def train_(
         compile=compile,
         few_labels=few_labels,
     )
-    record = runs.make(config, data_root=data_root, results=results, device=device, checkpoint_every=checkpoint_every)
+    place = {"data_root": data_root, "results": results, "device": device}
+    record = runs.make(config, **place, checkpoint_every=checkpoint_every, stale=stale)
+    if records.stale(record):
+        say(f"{record['key']}: was made by earlier code and is kept; --stale redo makes it again")
+    counts = record["metrics"]["classifier"]["last"]["confusion"]
+    if absent := metrics.untested(counts, record["data"]["classes"]):
+        rest = f"its recall is none, and macro F1 is over the other {len(counts) - len(absent)} classes"
+        say(f"warning: no test face of {', '.join(absent)}: {rest}")
     typer.echo(files.canonical(record))
 
 
@@ -357,6 +368,8 @@ def main() -> None:
         sys.exit(1)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
+    except OSError as error:
+        typer.echo(f"error: {refused(error)}", err=True)
     except Usage as error:
         if len(sys.argv) == 1:
             error.show()

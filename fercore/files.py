@@ -2,44 +2,93 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import platform
+import re
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SEAL = b"fercore sealed 1\n"
+DAY = 86400  # seconds
 
 
-def _alive(temporary: Path) -> bool:
-    """Whether the process that writes this file still runs."""
-    try:
-        os.kill(int(temporary.name.split(".")[-2]), 0)
-    except (ValueError, ProcessLookupError):
+def digest(data: bytes) -> str:
+    """First 16 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+HERE = digest(platform.node().encode())[:8]  # this machine: several may share a folder
+
+
+TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-)?(?P<process>\d+)\.tmp")
+
+
+def _abandoned(left: Path) -> bool:
+    """Whether this is a temporary file of a dead process; of another machine's, whether it was long untouched."""
+    if not (named := TEMPORARY.fullmatch(left.name)):
         return False
-    except OSError:  # somebody else's
+    try:
+        if named["machine"] != HERE:
+            return time.time() - left.stat().st_mtime > DAY
+        os.kill(int(named["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # gone meanwhile, or somebody else's
         pass
-    return True
+    return False
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, whether it is there or not."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A free name beside `path`, for a file or a folder that is to take its place; what is left there is removed.
+
+    So is what dead processes left in its folder. Raises OSError that names `path`.
+    """
+    own = path.with_name(f".{path.name}.{HERE}-{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(".*.tmp"):
+            if _abandoned(left):
+                remove(left)
+        yield own
+    except OSError as error:
+        if error.errno and error.filename in (None, own, str(own)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        remove(own)
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place when the block ends well, flushed to the disk.
 
-    A link is written through. What dead processes left is removed.
+    A link is written through. Raises OSError that names `path`.
     """
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        if not _alive(left):
-            left.unlink(missing_ok=True)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
+    with temporary(path) as own:
+        yield own
+        with open(own, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.replace(own, path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged to NAME.damaged, or to the next such name that is free; returns it."""
+    names = (f"{path.name}.damaged{number or ''}" for number in itertools.count())
+    aside = next(place for place in map(path.with_name, names) if not place.exists())
+    os.rename(path, aside)
+    return aside
 
 
 def seal(content: bytes) -> bytes:
@@ -55,20 +104,15 @@ def unseal(sealed: bytes) -> bytes:
     return content
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file atomically; line ends stay as they are."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(text.encode())
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file atomically; line ends stay as they are."""
+    with atomic(path) as own:
+        own.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def canonical(value: object) -> str:
     """Compact JSON with sorted keys: equal values give equal text. Raises ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-
-
-def digest(data: bytes) -> str:
-    """First 16 hexadecimal digits of the SHA-256."""
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def key_of(config: Mapping) -> str:

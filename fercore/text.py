@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from fercore import files, paths
-from fercore.config import one_gap
-from fercore.errors import UserError
+from fercore import files, paths, tensors
+from fercore.config import Prompt, typed
+from fercore.errors import UserError, reason, say
 
 # The names that the paper puts into its prompts; a class that is not listed stands for itself.
 WORDS = {"happiness": "happy", "sadness": "sad", "anger": "angry"}
@@ -28,9 +27,9 @@ SHIPPED = Path(__file__).parent / "prompts.safetensors"  # MiniLM, Table III's p
 CONTROL_WIDTH = 512  # of CLIP ViT-B/32, so that the controls need what CLIP needs
 
 
-def sentences(prompt: str, classes: tuple[str, ...]) -> list[str]:
+def sentences(prompt: Prompt, classes: tuple[str, ...]) -> list[str]:
     """One sentence per class; "a/an" takes the article that its word wants. Raises UserError without a {}."""
-    one_gap(prompt)
+    typed(sentences, {"prompt": prompt})
     words = [WORDS.get(name, name) for name in classes]
     return [prompt.replace("a/an {}", f"{'an' if w[:1] in 'aeiou' else 'a'} {{}}").replace("{}", w) for w in words]
 
@@ -50,7 +49,7 @@ def table(encoder: str, prompt: str, classes: tuple[str, ...]) -> Float[Tensor, 
     lines = sentences(prompt, classes)
     name = files.key_of({"encoder": encoder, "sentences": lines})
     computed = F.normalize(encode(encoder, lines).float(), dim=1)
-    write(_cached(name), {name: computed}, {name: files.canonical({"encoder": encoder, "sentences": lines})})
+    tensors.save(_cached(name), {name: computed}, {name: files.canonical({"encoder": encoder, "sentences": lines})})
     return computed
 
 
@@ -73,20 +72,17 @@ def _cached(name: str) -> Path:
     return paths.cache() / "text" / f"{name}.safetensors"
 
 
-def write(file: Path, tables: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Store tables by name, atomically."""
-    with files.atomic(file) as temporary:
-        save_file({k: v.contiguous() for k, v in tables.items()}, temporary, metadata=metadata)
-
-
 def _read(file: Path, name: str) -> Tensor | None:
+    """A table of a file; None where it has none. A damaged file of the cache is as good as none, and is said."""
     if not file.exists():
         return None
     try:
-        with safe_open(file, "pt") as tables:
-            return tables.get_tensor(name) if name in tables.keys() else None  # noqa: SIM118  (no container)
-    except (SafetensorError, OSError):
-        raise UserError(f"{file}: damaged prompt table; delete it, and it is computed again") from None
+        return tensors.load(file)[0].get(name)
+    except (SafetensorError, ValueError) as error:
+        if file == SHIPPED:
+            raise UserError(f"{file}: damaged prompt tables ({reason(error)}); install the package again") from None
+        say(f"{file}: damaged prompt table ({reason(error)}); it is computed again")
+        return None
 
 
 def encode(encoder: str, lines: list[str]) -> Float[Tensor, "k t"]:

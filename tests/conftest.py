@@ -54,17 +54,18 @@ def asked(monkeypatch):
     """What is asked of runs.make, which has a record at once. Its `hook` is called with each configuration before."""
     import synthetic
 
-    from fercore.study import records, runs
+    from fercore.study import identity, records, runs
 
     class Asked(list):
         hook = staticmethod(lambda config: None)
 
-    def make(config, *, results, **place):
-        asked.append(config)
-        asked.hook(config)
-        record = synthetic.of(config, accuracy=0.5)
-        records.append(results / "records.jsonl", record)
-        return record
+    def make(config, *, results, patience=-1.0, **place):
+        with records.claim(results, config.key, patience):
+            asked.append(config)
+            asked.hook(config)
+            record = synthetic.here(config, identity.Place(place["data_root"], results, "cpu"))
+            records.append(results / "records.jsonl", record)
+            return record
 
     asked = Asked()
     monkeypatch.setattr(runs, "make", make)

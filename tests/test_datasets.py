@@ -625,6 +625,18 @@ def test_check_goes_through_all_and_finds_everything(root, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_check_counts_unlabelled_twins_and_they_contradict_nothing(root):
+    for part, name in itertools.product(("train", "test"), "ab"):
+        save(root / part / name / "0.png")
+    same = noise()
+    for place in ("train/a/1.png", "unlabelled/0.png", "unlabelled/1.png"):
+        save(root / place, same)
+    report = check.check("own", root)
+    assert report["unlabelled"] == 2
+    assert report["duplicates"] == {"within_train": 2, "train_in_test": 0, "test_in_train": 0, "conflicting": 0}
+    assert "2 repeat within training (a run leaves out the unlabelled twins of its labelled" in check.render(report)
+
+
 def test_check_against_published_counts(root):
     rafdb(root)
     report = check.check("rafdb", root)

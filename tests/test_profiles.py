@@ -78,7 +78,7 @@ def test_data_root_from_option_environment_or_yaml_and_in_no_key(profile, tmp_pa
         ({"start": {"pretrain": {"steps": 5, "epochs": 1}}}, r"toy\.yaml: start: pretrain: unknown key epochs"),
         ({"start": {"pretrain": {"steps": 0}}}, r"toy\.yaml: start: pretrain: steps: 0; expected at least 1"),
         ({"start": {"pretrain": {"steps": "5"}}}, r"toy\.yaml: start: pretrain: steps: expected a whole number"),
-        *(({"profile": name}, r"toy\.yaml: profile: expected a name") for name in ("../x", "a/b", "..", "/x", "", 5, [1])),
+        *(({"profile": name}, r"toy\.yaml: profile: expected a name") for name in ("../x", "a/b", "..", "/x", "", 5)),
         ({"notebooks": {"../x": {}}}, r"toy\.yaml: notebooks: expected a name .*, no path, got '\.\./x'"),
         ({"data_root": 5}, r"toy\.yaml: data_root: expected a folder, got 5"),
         ({"labels": [-1]}, r"toy\.yaml: labels: -1; expected at least 0"),

@@ -8,7 +8,7 @@ import torch
 import toy
 from safetensors import safe_open
 
-from fercore import files
+from fercore import files, tensors
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
 from fercore.errors import RunFailed, UserError
@@ -45,7 +45,7 @@ def test_loss_falls(toy_root, tmp_path):
 
 def test_a_pretraining_that_diverges_says_so_and_leaves_the_checkpoint_before(toy_root, tmp_path):
     saved = Checkpoint(tmp_path / "x.pt", 1)
-    with pytest.raises(RunFailed, match="not finite (at|after) step"):
+    with pytest.raises(RunFailed, match=r"not finite (at|after) step"):
         train(config(lr=1e30, warmup=0.0), toy_root, checkpoint=saved)
     assert all(tensor.isfinite().all() for tensor in saved.load(toy.CPU)["model"].values())
 
@@ -106,7 +106,7 @@ def test_resumed_from_any_checkpoint_it_ends_in_the_same_weights_and_record(at, 
     assert all(torch.equal(got.tensors[k], v) for k, v in expected.tensors.items())
 
 
-@pytest.mark.parametrize("place, name", [(simclr, "info_nce"), (simclr, "worth"), (starts, "save_file")])
+@pytest.mark.parametrize("place, name", [(simclr, "info_nce"), (simclr, "worth"), (tensors, "save_file")])
 def test_stopped_anywhere_no_start_is_left_and_it_goes_on(place, name, whole, toy_root, tmp_path, monkeypatch):
     # A sweep takes a start that is there for finished: it must not be there before its record can be.
     def stopped(*args, **kwargs):
@@ -127,7 +127,10 @@ def test_key_tells_starts_apart():
     assert len(keys) == 5 and config().key == config().key
 
 
-@pytest.mark.parametrize("changes, message", [({"steps": 0}, "steps: 0; expected at least 1"), ({"batch": 1}, "batch: 1; expected at least 2")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [({"steps": 0}, "steps: 0; expected at least 1"), ({"batch": 1}, "batch: 1; expected at least 2")],
+)
 def test_bad_configuration(changes, message):
     with pytest.raises(UserError, match=message):
         config(**changes)

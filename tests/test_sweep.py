@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from fercore import files, paths, text
 from fercore.errors import RunFailed, UserError
-from fercore.study import cost, profiles, records, runs, starts, sweep, workers
+from fercore.study import cost, identity, profiles, records, runs, starts, sweep, workers
 from fercore.training import checkpoint, devices, loop
 from fercore.training.simclr import Pretrain
 
@@ -44,7 +44,8 @@ def test_a_record_counts_in_the_precision_of_this_device_where_the_data_are(prof
     """Without the data it is what there is, in whatever precision."""
     study = load(profile(labels=[9], seeds=[0], precision="auto"), toy_root)
     here = devices.precision("auto", torch.device("cpu"))
-    mine, other = (synthetic.of(c, accuracy=0.5) for c in study.runs())
+    at = identity.Place(study.data_root, study.results, "cpu")
+    mine, other = (synthetic.here(c, at) for c in study.runs())
     mine["provenance"] = mine["provenance"] | {"precision": here}
     other["provenance"] = other["provenance"] | {"precision": {"fp32": "bf16", "bf16": "fp32"}[here]}
     for record in (mine, other):
@@ -97,9 +98,9 @@ def test_a_failed_run_leaves_its_error_and_does_not_stop_the_others(profile, toy
     (failed,) = (r for r in out if r["status"] == "failed")
     assert len(out) == 4 and failed["error"] == "RuntimeError: loss is not finite" and failed["key"] == broken.key
     assert sweep.missing(study) == [broken]
-    asked.hook = lambda config: None
+    asked.hook, at = lambda config: None, identity.Place(study.data_root, study.results, "cpu")
     assert complete(study) == out  # not tried again
-    out.append(synthetic.of(broken, accuracy=0.5))
+    out.append(synthetic.here(broken, at))
     assert complete(study, retry=True) == out  # made again; the failure stays on record
     assert sweep.missing(study) == []
 
@@ -108,17 +109,18 @@ def test_a_loss_that_is_not_finite_is_a_failure(profile, toy_root):
     study = load(profile(labels=[9], seeds=[0], methods=["supervised"], lr=1e30, steps=8), toy_root)
     (record,) = complete(study)
     assert record["status"] == "failed" and record["error"].startswith("loss is not finite at step 2: total nan")
-    assert record["provenance"]["source"] == records.source_hash() and record["provenance"]["precision"] == "fp32"
-    assert record["identity"]["data"] == toy.data(study.runs()[0], toy_root).faces.fingerprint
+    assert record["provenance"]["source"] == records.source_hash()
+    at = identity.Place(study.data_root, study.results, "cpu")
+    assert record["identity"] == at.identity(study.runs()[0])
     files.canonical(record)
 
 
 CHANGED = {  # of the failed record, or around it; and whether the run is then tried again
     "nothing": (lambda record: record, False),
     "other code": (lambda record: record | {"provenance": record["provenance"] | {"source": "0" * 16}}, True),
-    "other precision": (lambda record: record | {"provenance": record["provenance"] | {"precision": "bf16"}}, True),
+    "other precision": (lambda record: record | {"identity": record["identity"] | {"precision": "bf16"}}, True),
     "other faces": (lambda record: record | {"identity": record["identity"] | {"data": "0" * 16}}, True),
-    "no identity": (lambda record: record | {"identity": None}, False),
+    "other weights": (lambda record: record | {"identity": record["identity"] | {"start": "0" * 16}}, True),
     "an old record": (lambda record: {k: v for k, v in record.items() if k not in ("identity", "provenance")}, True),
 }
 
@@ -172,7 +174,7 @@ START = {"pretrain": {"steps": 2, "batch": 8}}
         ({"methods": ["supervised", "sitfer"], "text": "clip:none/none"}, "text: open_clip has no 'none/none'"),
     ],
 )
-def test_what_one_run_cannot_have_is_said_before_the_first_hour(changes, message, profile, toy_root, asked, monkeypatch):
+def test_what_no_run_can_be_is_said_before_the_first_hour(changes, message, profile, toy_root, asked, monkeypatch):
     monkeypatch.setattr(starts, "make", lambda *given, **place: pytest.fail("a start is made"))
     study = load(profile(start=START, **changes), toy_root)
     with pytest.raises(UserError, match=message):
@@ -183,7 +185,7 @@ def test_what_one_run_cannot_have_is_said_before_the_first_hour(changes, message
 def test_a_start_file_is_looked_at_before_the_first_run(profile, toy_root, tmp_path, asked):
     grey = {k: v[:, :1] if k == "0.weight" else v for k, v in toy.network().state_dict().items()}
     torch.save(grey, tmp_path / "grey.pt")
-    with pytest.raises(UserError, match="first layer, 0.weight, is 8 x 1 x 3 x 3; the encoder's is 8 x 3 x 3 x 3"):
+    with pytest.raises(UserError, match=r"first layer, 0\.weight, is 8 x 1 x 3 x 3; the encoder's is 8 x 3 x 3 x 3"):
         complete(load(profile(start={"file": str(tmp_path / "grey.pt")}), toy_root))
     assert asked == []
 
@@ -203,7 +205,7 @@ def test_what_the_user_must_mend_stops_the_sweep(profile, toy_root, asked, error
 def test_without_data_nothing_is_trained(profile, tmp_path, asked):
     study = load(profile(), tmp_path / "absent")
     assert not sweep.ready(study) and complete(study) == []
-    record = {"key": study.runs()[0].key, "kind": "run", "status": "finished", "config": study.runs()[0].to_dict()}
+    record = synthetic.of(study.runs()[0], accuracy=0.5)
     records.append(study.records, record)
     assert complete(study) == [record] and asked == []
     assert len(sweep.missing(study)) == 7
@@ -318,7 +320,7 @@ def test_ctrl_c_stops_all_processes_and_leaves_their_checkpoints(profile, toy_ro
         workers.share(study.runs(), 2, place(study, checkpoint_every=1), line)
     assert not multiprocessing.active_children()
     kept = sorted(file.name for file in (study.results / "checkpoints").iterdir())
-    assert kept == sorted(f"{records.identity(c, 'fp32')}.pt" for c in study.runs())  # whole: no temporary file is left
+    assert [name.partition("-")[0] for name in kept] == sorted(c.key for c in study.runs())  # no temporary file is left
     assert all(checkpoint.load(study.results / "checkpoints" / name, torch.device("cpu"))["step"] for name in kept)
     assert records.read(study.records) == []
 
@@ -348,13 +350,13 @@ def test_several_sweeps_over_one_folder_share_the_work(profile, toy_root, monkey
     def run(config, *given, **place):
         made.append(config)
         if config == second:  # and now the other sweep is done with the first
-            records.append(study.records, synthetic.of(first, accuracy=0.5))
+            records.append(study.records, synthetic.here(first, identity.Place(toy_root, study.results, "cpu")))
             other.close()
         return plain(config, *given, **place)
 
     monkeypatch.setattr(loop, "run", run)
     with contextlib.ExitStack() as other:
-        other.enter_context(workers.claim(study.results, first.key))
+        other.enter_context(records.claim(study.results, first.key))
         out = complete(study)
     assert made == [second] and sorted(r["key"] for r in out) == sorted([first.key, second.key])
     assert not list((study.results / "checkpoints").iterdir())
@@ -371,6 +373,6 @@ def test_a_claimed_run_goes_to_the_end_of_the_queue_of_all_processes(profile, to
             other.close()
 
     with contextlib.ExitStack() as other, Watch("toy", study.runs(), show=False) as line:
-        other.enter_context(workers.claim(study.results, first.key))
+        other.enter_context(records.claim(study.results, first.key))
         workers.share([first, second], 2, place(study), line)
     assert order == [second, first]

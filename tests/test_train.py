@@ -110,11 +110,13 @@ def test_tally_as_a_loop():
     assert tally.sums == {}
 
 
-@pytest.mark.parametrize("faults, said", [({3: "text"}, "at step 13: text inf;"), ({2: "total", 4: "text"}, "at step 12: total inf")])
+@pytest.mark.parametrize(
+    "faults, said", [({3: "text"}, "at step 13: text inf;"), ({2: "total", 4: "text"}, "at step 12: total inf;")]
+)
 def test_the_first_loss_that_is_not_finite_is_named(faults, said):
-    tally, model = Tally(), torch.nn.Linear(2, 2)
+    tally, model, names = Tally(), torch.nn.Linear(2, 2), ("total", "labelled", "text")
     for step in range(1, 6):
-        terms = {name: torch.tensor(math.inf if faults.get(step) == name else 1.0) for name in ("total", "labelled", "text")}
+        terms = {name: torch.tensor(math.inf if faults.get(step) == name else 1.0) for name in names}
         tally.add(Step(terms.pop("total"), terms), None)
         if step == 1:
             tally.check(model, 11)
@@ -246,7 +248,7 @@ def test_evaluation_is_of_the_averaged_model(toy_root):
 
 
 def test_best_last_and_selected(toy_root, monkeypatch):
-    training = toy.set_up(toy.config("supervised", labels=12, validation=0.25), toy_root)
+    training = toy.set_up(toy.config("supervised", labels=12, validation=0.25, steps=5), toy_root)
     scores = {"test": [0.2, 0.6, 0.4, 0.6, 0.3, 0.5], "validation": [0.5, 0.1, 0.9, 0.9, 0.2, 0.3]}
     turn = {}
 
@@ -261,14 +263,31 @@ def test_best_last_and_selected(toy_root, monkeypatch):
     monkeypatch.setattr(evaluate, "predict", predict)
     monkeypatch.setattr(metrics, "evaluation", evaluation)
     for training.step in range(6):
-        training.tally.add(Step(torch.zeros(()), {"labelled": torch.zeros(())}), None)
+        training.tally.add(training.step, Step(torch.zeros(()), {"labelled": torch.zeros(())}), None)
         evaluate.log(training)
     out = evaluate.summary(training)
     assert out["fused"] is None
     head = out["classifier"]
     assert head["last"]["step"] == 5 and head["best_on_test"]["step"] == 1  # the first of equals
     assert head["selected"]["step"] == 2  # by validation, whatever the test says
-    assert head["mean_last5"]["accuracy"] == pytest.approx((0.6 + 0.4 + 0.6 + 0.3 + 0.5) / 5)
+    assert head["mean_last_fifth"]["accuracy"] == 0.5  # step 4 is at 80 %, not after it
+
+
+@pytest.mark.parametrize(
+    "steps, evaluations, late",
+    [
+        (2000, 20, [1700, 1800, 1900, 2000]),
+        (2000, 10, [1800, 2000]),
+        (200, 5, [200]),  # the demo's: 160 is at 80 %
+        (1000, 3, [1000]),
+        (7, 7, [6, 7]),
+        (1, 1, [1]),
+        (48_000, 100, list(range(38_880, 48_001, 480))),
+    ],
+)
+def test_the_reported_mean_is_over_the_last_fifth_of_the_steps(steps, evaluations, late):
+    history = [{"step": step} for step in sorted(loop.evenly(steps, evaluations))]
+    assert [entry["step"] for entry in evaluate.last_fifth(history, steps)] == late
 
 
 def test_validation_faces_are_neither_learnt_from_nor_tested_on(toy_root):
@@ -320,8 +339,8 @@ def test_record_holds_what_it_should(whole, toy_root):
         last = record["metrics"][head]["last"]
         assert last["step"] == 18 and sum(map(sum, last["confusion"])) == 18 and last["accuracy"] <= 1
         assert record["metrics"][head]["best_on_test"]["accuracy"] >= last["accuracy"]
-        mean = sum(entry[head]["accuracy"] for entry in record["history"][-5:]) / 5
-        assert record["metrics"][head]["mean_last5"]["accuracy"] == pytest.approx(mean, abs=1e-5)
+        mean = sum(entry[head]["accuracy"] for entry in record["history"][-2:]) / 2  # steps 15 and 18 of 18
+        assert record["metrics"][head]["mean_last_fifth"]["accuracy"] == pytest.approx(mean, abs=1e-5)
     provenance = record["provenance"]
     assert {"commit", "dirty", "source", "versions", "device", "threads", "precision", "seconds"} <= set(provenance)
     assert str(toy_root) not in files.canonical(record)
@@ -464,7 +483,7 @@ def test_interrupted_anywhere_a_run_ends_in_the_same_record(stop, every, toy_roo
         make(config, toy_root, tmp_path, checkpoint_every=every, watch=None if stop == "record" else killed)
     assert records.read(tmp_path / "records.jsonl") == []
     kept = stop == "record" or stop >= every
-    assert leftovers(tmp_path) == [f"{records.identity(config, 'fp32')}.pt"] * kept
+    assert [name.partition("-")[0] for name in leftovers(tmp_path)] == [config.key] * kept
     again = []
     record = make(config, toy_root, tmp_path, checkpoint_every=every, watch=again.append)
     assert len(again) == {4: 7, 1: 10, 10: 0, "record": 0}[stop]
@@ -490,8 +509,9 @@ def test_interrupted_while_a_checkpoint_is_written_the_one_before_is_whole(place
 
 def test_damaged_checkpoint(toy_root, tmp_path):
     config = toy.config("supervised", steps=2)
-    path = tmp_path / "checkpoints" / f"{records.identity(config, 'fp32')}.pt"
-    path.parent.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        make(config, toy_root, tmp_path, checkpoint_every=1, watch=toy.stop)
+    (path,) = (tmp_path / "checkpoints").glob("*.pt")
     for data in (b"", b"hello, this is text", bytes(range(256))):
         path.write_bytes(data)
         with pytest.raises(UserError, match=r"damaged .*delete it"):
@@ -524,7 +544,7 @@ def test_killed_for_real_and_started_again(toy_root, tmp_path, fork):
     )
     assert interrupt(fork(child.typed, arguments, printed), results, signal.SIGINT) == 130
     assert "Traceback" not in printed.read_text() and not (results / "records.jsonl").exists()
-    assert leftovers(results) == [f"{records.identity(config, 'fp32')}.pt"]  # and nothing half-written
+    assert [name.partition("-")[0] for name in leftovers(results)] == [config.key]  # and nothing half-written
     killed = fork(child.typed, arguments, printed)
     assert interrupt(killed, results, signal.SIGKILL, delay=random.uniform(0, 0.1)) == -signal.SIGKILL
     assert not (results / "records.jsonl").exists()
@@ -565,7 +585,7 @@ def test_a_run_made_in_bf16_is_not_taken_for_one_in_fp32(toy_root, tmp_path, mon
     )
     study = profiles.load(tmp_path / "toy.yaml", data_root=toy_root, results=tmp_path)
     (config,) = study.runs()
-    assert config.precision == "auto" and records.identity(config, "bf16") != records.identity(config, "fp32")
+    assert config.precision == "auto"
     made = {}
     for has, precision in (("avx512_bf16", "bf16"), ("avx2", "fp32")):
         monkeypatch.setattr(devices, "capabilities", lambda has=has: {has: True})
@@ -575,11 +595,7 @@ def test_a_run_made_in_bf16_is_not_taken_for_one_in_fp32(toy_root, tmp_path, mon
         assert sweep.missing(study, device="cpu") == []
         assert make(config, toy_root, tmp_path) == made[precision]
     assert made["bf16"]["key"] == made["fp32"]["key"]
-    stored = records.by_identity(records.read(study.records))
-    assert {identity: toy.content(record) for identity, record in stored.items()} == {
-        records.identity(config, precision): json.loads(files.canonical(toy.content(record)))
-        for precision, record in made.items()
-    }
+    assert records.read(study.records) == [json.loads(files.canonical(record)) for record in made.values()]
     # Where the run could not be made, its record counts in any precision.
     monkeypatch.setattr(devices, "capabilities", lambda: {"amx_bf16": True})
     (tmp_path / "records.jsonl").write_text(files.canonical(made["fp32"]) + "\n")

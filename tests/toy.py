@@ -73,6 +73,11 @@ def config(method: str = "sitfer", **changes) -> Run:
     return Run(method=method, **(values | changes))
 
 
+def stop(step: int) -> None:
+    """Ctrl-C, as the `watch` of a run."""
+    raise KeyboardInterrupt
+
+
 def content(record: dict) -> dict:
     """A record without its provenance, which tells of the machine and the clock."""
     return {key: value for key, value in record.items() if key != "provenance"}

@@ -30,7 +30,10 @@ class Split:
 
 
 def of(config: Run, data: Data) -> Split:
-    """The split of a run's faces. Raises UserError for a budget that they cannot give, or that leaves out a class."""
+    """The split of a run over these faces: positions in `data.pool`.
+
+    Raises UserError when a class is too small, and for a budget that leaves one out.
+    """
     classes = data.faces.classes
     if 0 < config.labels < len(classes) and not config.few_labels:
         raise UserError(

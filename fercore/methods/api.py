@@ -33,6 +33,9 @@ such as a teacher and a student, brings
   Step that it returns is for the diagnostics. What is averaged and tested is `training.model`; a second network is
   part of the state, made there as a copy of `context.model`.
 
+A weak view that gives pseudo-labels passes through the network by itself, the labelled faces and the strong views in
+one `joint_forward`: batch normalisation is the same for all methods (see params/CHOICES.md).
+
 A new method is one file and one line in `methods/__init__.py`: contract tests, tables and figures take it from there.
 `register` adds one from outside.
 """
@@ -128,6 +131,11 @@ def _has_file(method: ModuleType | None) -> bool:
     return hasattr(method, "__file__")
 
 
+def constants(options: object) -> dict:
+    """The constants of a method's configuration as a record keeps them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
+
+
 def views(method: ModuleType, config: object) -> dict[str, int]:
     """How many weak and strong views of the unlabelled batch the method asks for."""
     return method.views(config) if hasattr(method, "views") else method.VIEWS
@@ -148,11 +156,6 @@ def title(name: str) -> str:
 def family(name: str) -> str:
     """The kind of method that it is, as figures colour it; "own" where it brings no `FAMILY`."""
     return getattr(METHODS.get(name.partition("/")[0]), "FAMILY", "own")
-
-
-def constants(name: str, options: dict | None = None) -> dict:
-    """A method's constants with `options` on top, as JSON has them. Raises UserError."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(resolve(name, options)[1]).items()}
 
 
 def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from fercore.augment import quarter_turns
-from fercore.config import Count, Limits, Positive, Share, Weight
+from fercore.config import Count, Positive, Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.fusion import MarginalAlignment, sharpen
 from fercore.losses import soft_cross_entropy
@@ -37,7 +38,7 @@ SUPERVISED = {"alpha": 0.0}
 class Config:
     """The authors' constants, but for K and the length of the ramp."""
 
-    strong: Annotated[int, Limits(least=1, most=64)] = 2  # TorchSSL: K
+    strong: Annotated[int, Field(ge=1, le=64)] = 2  # TorchSSL: K
     temperature: Positive = 0.5  # ReMixMatch: T
     alpha: Weight = 0.75  # ReMixMatch
     lambda_match: Weight = 1.5  # ReMixMatch

@@ -11,13 +11,13 @@ L      = L_s + lambda_1 L_t + lambda_2 L_u                                      
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fercore.config import Count, Limits, Positive, Share, Weight, Width
+from fercore.config import Count, Positive, Share, Weight, Width
 from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.fusion import DistributionAlignment, fuse, similarity, similarity_softmax
@@ -44,7 +44,7 @@ class Config:
     lambda_2: Weight = 0.5  # chosen: ratio of the released weights
     window: Count = 32  # chosen: batch means in the alignment, CoMatch's
     projection: Width = 0  # chosen: no head, because no loss trains one; else its width
-    vote: Annotated[str, Limits(words=tuple(VOTES))] = "sum"  # stated (7); "mean" or "prior": see memory.VOTES
+    vote: Literal[tuple(VOTES)] = "sum"  # stated (7); "mean" or "prior": see memory.VOTES
 
     def __post_init__(self):
         if not self.levels or set(self.levels) - set(Config.levels):

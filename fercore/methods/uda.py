@@ -8,13 +8,13 @@ z_u are the logits of the weak view, without gradient. The mask looks at p_u as 
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from fercore.config import Limits, Positive, Share, Weight
+from fercore.config import Positive, Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.losses import kept_mean, masked_mean
 from fercore.methods.api import Batch, Step
@@ -23,7 +23,7 @@ from fercore.schedules import SIGNALS, training_signal
 NAME, FAMILY = "UDA", "self-training"
 VIEWS = {"weak": 1, "strong": 1}
 SUPERVISED = {"signal": "none"}
-Signal = Annotated[str, Limits(words=SIGNALS)]
+Signal = Literal[SIGNALS]
 
 
 @dataclass(frozen=True)

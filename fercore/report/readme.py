@@ -47,7 +47,7 @@ NUMBERED = ("affectnet", "ckplus", "expw", "fer2013", "rafdb")  # labels are num
 def pages(study: profiles.Profile | None = None, known: Iterable[Mapping] | None = None) -> dict[Path, dict[str, str]]:
     """Every page with made parts, and its parts by name; of the study's records, by default the committed ones."""
     study = profiles.load(STUDY) if study is None else study
-    known = records.with_repeats(study.records) if known is None else known
+    known = records.one_version(records.with_repeats(study.records) if known is None else list(known))
     made = {"README.md": {"verdicts": verdicts(study, known), "cost": cost(study, known), "notebooks": notebooks()}}
     made["params/CHOICES.md"] = {"choices": choices.table(choices.everywhere())}
     for name in sorted({key.partition("/")[0] for key in OFFICIAL}):

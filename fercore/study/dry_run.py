@@ -108,7 +108,7 @@ def report(study: profiles.Profile, notebooks: Collection[str], device: torch.de
     spent = {config.key: cost.flops(config) / rates.get(config.method, rates[""]) for config in missing}
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     yield f"{study.name}: {len(missing)} of {len(runs)} runs are missing; nothing is trained now"
-    yield from sweep.said(given_up)
+    yield from sweep.notices(study, runs)
     yield f"device: {devices.name(device)}{threads}, {devices.precision(one.precision, device)}"
     yield ""
     yield f"{'method':<18} {'labels':>7} {'runs':>5}  {'images a step':>14}  {'a run':>10}  {'together':>10}  rate of"

@@ -23,11 +23,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fercore import files, text
+from fercore import files
+from fercore import tensors as stored
 from fercore.config import Run
 from fercore.data import prepare
 from fercore.errors import UserError, reason
@@ -184,14 +185,13 @@ def _counts(memory: Mapping[str, Tensor], data: prepare.Data) -> dict:
 def write(path: Path, extract: Extract) -> None:
     """Store an extract, atomically."""
     said = {"config": extract.config.to_dict(), "classes": extract.classes, "numbers": extract.numbers}
-    text.write(path, extract.tensors, {"format": FORMAT, "about": files.canonical(said | {"about": extract.about})})
+    stored.save(path, extract.tensors, {"format": FORMAT, "about": files.canonical(said | {"about": extract.about})})
 
 
 def read(path: Path) -> Extract:
     """The extract of this file. Raises UserError where it is damaged or something else."""
     try:
-        with safe_open(path, "pt") as stored:
-            said, tensors = stored.metadata() or {}, {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        tensors, said = stored.load(path)
         if said.get("format") != FORMAT:
             raise ValueError(f"its format is {said.get('format')!r}, expected {FORMAT!r}")
         about = json.loads(said["about"])

@@ -4,46 +4,57 @@ Records are the truth: every table and figure is a function of them. A line is w
 at all, and a record is never edited.
 """
 
+import ast
+import contextlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError
+from fercore.errors import UserError, reason, say
 from fercore.methods.api import family, title
+from fercore.study import schema
 from fercore.study.profiles import Profile
 from fercore.training import devices
-from fercore.training.evaluate import LAST
+from fercore.training.evaluate import last_fifth
 
 
-def read(path: Path) -> list[dict]:
-    """All records of a file, in order; an absent file has none. Raises UserError with the line that is damaged."""
+def read(path: Path, strict: bool = False) -> list[dict]:
+    """All records of a file, in order; an absent file has none.
+
+    A damaged line is left out, which is said once on standard error. With `strict` it raises UserError instead.
+    """
     if not path.exists():
         return []
-    out = []
+    out, damaged = [], {}
     # Bytes: str.splitlines also splits at separators that JSON leaves inside a string.
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise UserError(
-                f"{path}, line {number}: not a JSON record ({error}); delete the line to have its run made again, "
-                "or restore the file with git"
-            ) from None
-        if not isinstance(record, dict) or not {"key", "kind", "status", "config"} <= set(record):
-            raise UserError(f"{path}, line {number}: a record needs the fields key, kind, status and config")
-        out.append(record)
+            out.append(schema.parse(line))
+        except ValueError as error:  # no JSON, no UTF-8, or no record
+            damaged[number] = reason(error)
+    if damaged:
+        (first, why), *more = damaged.items()
+        said = f"{path}, line {first}: damaged record ({why})" + "".join(f", line {number} too" for number, _ in more)
+        if strict:
+            raise UserError(f"{said}; restore the file with git, or delete the line")
+        _say(f"{said}; left out: restore the file with git, or delete the line to have its run made again")
     return out
+
+
+_say = cache(say)  # once in a process
 
 
 def finished(records: Iterable[dict]) -> dict[str, dict]:
@@ -51,24 +62,10 @@ def finished(records: Iterable[dict]) -> dict[str, dict]:
     return {record["key"]: record for record in records if record["status"] == "finished"}
 
 
-def identity(config: Run, precision: str) -> str:
-    """What one and the same run agrees in: its configuration, in the precision that "auto" came to."""
-    return files.key_of({**config.to_dict(), "precision": precision})
-
-
-def by_identity(records: Iterable[dict]) -> dict[str, dict]:
-    """Finished runs by identity; the last one counts.
-
-    Of the configuration as it is on record: with a field that this code does not know it is another run, no error.
-    """
-    runs = [r for r in records if r["status"] == "finished" and r["kind"] == "run"]
-    return {files.key_of({**r["config"], "precision": r["provenance"]["precision"]}): r for r in runs}
-
-
 def with_repeats(path: Path) -> list[dict]:
     """All records of a file, but of a key that finished several times only the last.
 
-    It has the others in a field `repeats`, in memory alone: the same run, made once more.
+    It has the others over the same faces in a field `repeats`, in memory alone: the same run, made once more.
     """
     found = read(path)
     times: dict[str, list[dict]] = {}
@@ -81,15 +78,43 @@ def with_repeats(path: Path) -> list[dict]:
         if record["status"] != "finished":
             out.append(record)
         elif record is last[record["key"]]:
-            repeats = times[record["key"]][:-1]
+            faces = record["data"]["fingerprint"]
+            repeats = [r for r in times[record["key"]][:-1] if r["data"]["fingerprint"] == faces]
             out.append(record | {"repeats": repeats} if repeats else record)
     return out
 
 
 def of(records: Iterable[Mapping], wanted: Iterable[Run]) -> list[Mapping]:
-    """The records of these runs, of their transfers, and of every pre-training: the rest belongs to another table."""
+    """The records of these runs, of their transfers, and of every pre-training: the rest belongs to another table.
+
+    Raises UserError where they are of several versions of one data set.
+    """
     keys = {config.key for config in wanted}
-    return [r for r in records if r["kind"] == "pretrain" or run_key(r) in keys]
+    return one_version([r for r in records if r["kind"] == "pretrain" or run_key(r) in keys])
+
+
+def asked(record: Mapping) -> str:
+    """Which faces a record's configuration asks for: equal for runs that one row of a table may compare."""
+    config = record["config"]
+    named = {name: config.get(name) for name in ("dataset", "dataset_options", "image_size", "drop_duplicates")}
+    return files.canonical(named)
+
+
+def one_version(records: Sequence[Mapping]) -> Sequence[Mapping]:
+    """These records, where those that ask for the same faces had the same. Raises UserError where they had not."""
+    versions: dict[str, dict[str, int]] = {}
+    for record in records:
+        if record["status"] == "finished" and record["kind"] != "pretrain":
+            found, fingerprint = versions.setdefault(asked(record), {}), record["data"]["fingerprint"]
+            found[fingerprint] = found.get(fingerprint, 0) + 1
+    if mixed := [(name, found) for name, found in versions.items() if len(found) > 1]:
+        name, found = mixed[0]
+        counts = ", ".join(f"{n} over {fingerprint}" for fingerprint, n in found.items())
+        raise UserError(
+            f"{json.loads(name)['dataset']}: its faces changed between these runs ({counts}), and no table mixes them; "
+            "`sweep` makes the others again over the faces that are at hand"
+        )
+    return records
 
 
 def run_key(record: Mapping) -> str:
@@ -118,19 +143,66 @@ def add(path: Path, new: Iterable[Mapping], older: Iterable[Mapping] = ()) -> No
     """Add records behind those of a file, and `older` ones before them."""
     path = path.resolve()  # all who write a file hold one lock, also through a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    before, behind = ("".join(files.canonical(record) + "\n" for record in some) for some in (older, new))
+    before, behind = (b"".join(schema.line(record) for record in some) for some in (older, new))
     with FileLock(path.with_suffix(".lock")):
-        have = path.read_text(encoding="utf-8") if path.exists() else ""
-        if have and not have.endswith("\n"):
-            have += "\n"
+        have = path.read_bytes() if path.exists() else b""  # bytes: a damaged line stays as it is
+        if have and not have.endswith(b"\n"):
+            have += b"\n"
         files.write(path, before + have + behind)
 
 
+COMPUTES = ("augment", "convolution", "encoders", "fusion", "losses", "memory", "mixing", "schedules", "text")
+
+
+@cache
 def source_hash() -> str:
-    """Digest of the package's Python files: which code made the record, also outside a git checkout."""
+    """Digest of the code that computes a run: the parts, methods and training. Comments and docstrings do not count."""
     folder = Path(__file__).parent.parent
-    code = sorted(folder.rglob("*.py"))
-    return files.digest(b"".join(f.relative_to(folder).as_posix().encode() + b"\0" + f.read_bytes() for f in code))
+    code = [folder / f"{name}.py" for name in COMPUTES] + [*folder.glob("methods/*.py"), *folder.glob("training/*.py")]
+    return files.key_of({f.relative_to(folder).as_posix(): _written(ast.parse(f.read_bytes())) for f in code})
+
+
+def _written(node: object) -> object:
+    """A syntax tree as plain values, the same in every version of Python that has these nodes."""
+    if isinstance(node, ast.AST):
+        values = [value for _, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *map(_written, values)]
+    if isinstance(node, list):
+        return [_written(part) for part in node if not _is_text(part)]
+    return repr(node)
+
+
+def _is_text(node: object) -> bool:
+    """A docstring, or any other text that stands alone."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def stale(record: Mapping) -> bool:
+    """Whether other code than this made a record."""
+    return record["provenance"]["source"] != source_hash()
+
+
+@contextlib.contextmanager
+def claim(results: Path, key: str, patience: float = -1.0) -> Iterator[None]:
+    """Make this run, or this start, alone. Raises Timeout after so many seconds of waiting; -1: says so, and waits.
+
+    The system opens the lock of a process that dies.
+    """
+    file = results / "checkpoints" / f"{key}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=max(patience, 0))
+    except Timeout:
+        if patience >= 0:
+            raise
+        say(f"{key}: another process is making it; waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
 
 
 def _git(*arguments: str) -> str | None:
@@ -172,15 +244,15 @@ def frame(study: Profile, wanted: Iterable[Run] | None = None) -> "pandas.DataFr
 def table(records: Iterable[Mapping]) -> "pandas.DataFrame":
     """A tidy table, a row for each run: what it is, what it came to, what made it. Shares are in percent.
 
-    accuracy, macro_f1, ece: the classifier's on the test split, means of the last evaluations; fused: accuracy of the
-    fused levels, read so; last, best_on_test: accuracy. kept, right, right_kept: unlabelled faces in the loss, and how
-    often pseudo-labels are right, of all and of those; level_...: of each level; means of the last evaluations. memory:
-    faces in it at the end. repeat: 0 for the run that the tables show, 1, 2, ... where it was made again. A failed run
+    accuracy, macro_f1, ece: the classifier's on the test split, means over the last 20 % of the steps; fused: accuracy
+    of the fused levels, read so; last, best_on_test: accuracy. kept, right, right_kept: unlabelled faces in the loss,
+    and how often pseudo-labels are right, of all and of those; level_...: of each level; means as above. memory: faces
+    in it at the end. repeat: 0 for the run that the tables show, 1, 2, ... where it was made again. A failed run
     has its error and no numbers.
     """
     import pandas
 
-    shown = [r for r in records if r["kind"] == "run"]
+    shown = one_version([r for r in records if r["kind"] == "run"])
     done = finished(shown)
     rows = []
     for record in {r["key"]: done.get(r["key"], r) for r in shown}.values():
@@ -207,14 +279,15 @@ def _row(record: Mapping, repeat: int) -> dict:
     row |= {"status": record["status"], "error": record.get("error", ""), "repeat": repeat}
     if record["status"] != "finished":
         return row
-    of, made, history = record["metrics"]["classifier"], record["provenance"], record["history"][-LAST:]
-    row |= {metric: 100 * of["mean_last5"][metric] for metric in ("accuracy", "macro_f1", "ece")}
+    of, made = record["metrics"]["classifier"], record["provenance"]
+    late = last_fifth(record["history"], config["steps"])
+    row |= {metric: 100 * of["mean_last_fifth"][metric] for metric in ("accuracy", "macro_f1", "ece")}
     row |= {which: 100 * of[which]["accuracy"] for which in ("last", "best_on_test")}
     if fused := record["metrics"]["fused"]:
-        row["fused"] = 100 * fused["mean_last5"]["accuracy"]
-    row |= {name: _mean(entry.get(key) for entry in history) for name, key in SHARES.items()}
-    levels = dict.fromkeys(level for entry in history for level in entry.get("level_accuracy", ()))
-    row |= {f"level_{level}": _mean(entry["level_accuracy"].get(level) for entry in history) for level in levels}
+        row["fused"] = 100 * fused["mean_last_fifth"]["accuracy"]
+    row |= {name: _mean(entry.get(key) for entry in late) for name, key in SHARES.items()}
+    levels = dict.fromkeys(level for entry in late for level in entry.get("level_accuracy", ()))
+    row |= {f"level_{level}": _mean(entry["level_accuracy"].get(level) for entry in late) for level in levels}
     row |= {"memory": record["history"][-1].get("memory"), "start": record["start"]["sha256"] or ""}
     row |= {name: made[name] for name in ("precision", "device", "threads", "seconds")}
     return row | {"tested_on": record["data"]["tested_on"], "fingerprint": record["data"]["fingerprint"]}
@@ -223,4 +296,9 @@ def _row(record: Mapping, repeat: int) -> dict:
 def _mean(shares: Iterable[float | None]) -> float:
     """Of those that are there, in percent."""
     known = [100 * share for share in shares if share is not None]
-    return sum(known) / len(known) if known else float("nan")
+    return sum(known) / len(known) if known else math.nan
+
+
+def percent(share: float | None) -> float:
+    """NaN for a share of nothing."""
+    return math.nan if share is None else 100 * share

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fercore import paths
-from fercore.config import Run
 from fercore.errors import UserError
 from fercore.study import dry_run, dumps, plan, profiles, sweep
 from fercore.training import devices
@@ -16,6 +15,7 @@ def reproduce(
     *,
     data_root: str | Path = "",
     results: str | Path = "",
+    stale: str = "keep",
     retry: bool = False,
 ) -> Iterator[str]:
     """Execute the notebooks of a profile into its results folder; yields the lines of a short summary.
@@ -39,16 +39,13 @@ def reproduce(
     # The notebooks run in their own folder: what they are given is absolute.
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
+    whole, closely = plan.runs(study, *names), [name for name in names if name in (plan.MAPS, dumps.NOTEBOOK)]
+    first = plan.runs(study, *closely) if closely else []
+    yield from sweep.notices(study, whole, stale=stale, retry=retry)
     # All training first; the notebooks then find their records, and two of them what else a run can leave.
-    whole = plan.runs(study, *names)
-    if not retry:
-        yield from sweep.said(sweep.given_up(study, whole))
-    first: list[Run] = []
-    if closely := [name for name in names if name in (plan.MAPS, dumps.NOTEBOOK)]:
-        left = {"keep_weights": plan.MAPS in closely, "dump": dumps.SIZE if dumps.NOTEBOOK in closely else 0}
-        first = plan.runs(study, *closely)
-        sweep.complete(study, first, retry=retry, **left)
-    sweep.complete(study, [config for config in whole if config not in first], retry=retry)
+    left = {"keep_weights": plan.MAPS in closely, "dump": dumps.SIZE if dumps.NOTEBOOK in closely else 0}
+    sweep.complete(study, first, stale=stale, retry=retry, **left)
+    sweep.complete(study, [config for config in whole if config not in first], stale=stale, retry=retry)
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
         try:

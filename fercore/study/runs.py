@@ -1,18 +1,19 @@
 """One run of a study: found in the records, or trained, then stored."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from fercore import files
 from fercore.config import Run
-from fercore.data import prepare
-from fercore.errors import UserError
+from fercore.errors import UserError, say
 from fercore.methods.api import budget, source
-from fercore.study import dumps, records, starts
-from fercore.study import identity as identities
-from fercore.training import checkpoint, devices, loop
+from fercore.study import dumps, identity, records, starts
+from fercore.study.identity import Place
+from fercore.training import checkpoint, loop
 from fercore.training.checkpoint import Checkpoint
 
 
@@ -35,7 +36,9 @@ def make(
     checkpoint_every: int = 200,
     keep_weights: bool = False,
     dump: int = 0,
+    stale: str = "keep",
     progress: bool = True,
+    patience: float = -1.0,
     watch: Callable[[int], None] | None = None,
 ) -> dict:
     """The record of a run, from `results`/records.jsonl or made and appended to it.
@@ -44,44 +47,60 @@ def make(
     the levels say of so many unlabelled faces stays in `results`/dumps (dumps.py); it changes nothing of the training.
     `watch` is told how many steps are done, after each.
 
-    A run that is there in the precision of this device is not trained again; without the data, one of any precision is
-    returned. An interrupted one goes on from its last checkpoint and ends in the same record (provenance apart). Raises
-    UserError for bad input, and for a method whose code is no longer what the run was listed with.
+    A run that is there, over these faces and from this start (identity.py), is not trained again, unless earlier code
+    made it and `stale` is "redo"; without the data, the last one of this configuration is returned. An interrupted one
+    goes on from its last checkpoint and ends in the same record (provenance apart); where another process is making
+    it, its record is waited for, `patience` seconds (-1: as long as it takes). Raises Timeout, and UserError for bad
+    input and for a method whose code is no longer what the run was listed with.
     """
-    code = source(config.method)
-    config = replace(config, labels=budget(config.method, config.labels), source=config.source or code)
-    where = devices.choose(device)
-    precision = devices.precision(config.precision, where)
-    identity, file = records.identity(config, precision), results / "records.jsonl"
-    known = records.read(file)
-    done = records.by_identity(known).get(identity)
-    if done is None and not has_data(config.dataset, data_root):
-        done = records.finished(known).get(config.key)
-    if done:
-        return done
-    loop.check(config)  # a wrong name is said before a data set is decoded
-    if config.source != code:
+    config = replace(config, labels=budget(config.method, config.labels), source=config.source or source(config.method))
+    file = results / "records.jsonl"
+    last = records.finished(records.read(file)).get(config.key)
+    if last and not has_data(config.dataset, data_root):
+        return last
+    if not last:
+        with_code(config)  # a wrong name is said before a data set is decoded
+    place = Place(data_root, results, device)
+    with records.claim(results, config.key, patience):
+        if (done := place.record(config)) and not (stale == "redo" and records.stale(done)):
+            return done
+        with_code(config)
+        data, start, about = place.data(config), starts.of(config, results), place.identity(config)
+        about |= {"start": start.sha256 or start.kind, "source": records.source_hash()}
+        saved = Checkpoint(results / "checkpoints" / f"{config.key}-{files.key_of(about)}.pt", checkpoint_every, about)
+        begun_otherwise(saved, config.key)
+        made = loop.run(
+            config, data, start, device=place.device, checkpoint=saved, log=dump, progress=progress, watch=watch
+        )
+        record = {
+            "key": config.key,
+            "kind": "run",
+            "status": "finished",
+            **made.record,
+            "provenance": records.provenance(place.device, made.precision, made.seconds, config.steps),
+        }
+        if keep_weights:
+            checkpoint.save(weights(results, config.key), made.weights | {"about": identity.of_record(record)})
+        if made.log and made.log.whole:
+            dumps.write(results, made.log, record, torch.from_numpy(data.faces.labels)[made.log.rows])
+        records.append(file, record)
+        saved.remove()
+        return record
+
+
+def with_code(config: Run) -> None:
+    """Raises UserError for a method that is not here, or not as the run was listed with."""
+    loop.check(config)
+    if config.source != source(config.method):
         raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
-    data = prepare.of(config, data_root)
-    saved = Checkpoint(results / "checkpoints" / f"{identity}.pt", checkpoint_every)
-    start = starts.of(config, results)
-    whole = identities.of(config, data, start, precision)
-    try:
-        made = loop.run(config, data, start, device=where, checkpoint=saved, log=dump, progress=progress, watch=watch)
-    except Exception as error:
-        error.identity = whole  # for the record of a failed run
-        raise
-    record = {
-        "key": config.key,
-        "kind": "run",
-        "status": "finished",
-        **made.record,
-        "provenance": records.provenance(where, precision, made.seconds, config.steps),
-    }
-    if keep_weights:
-        checkpoint.save(weights(results, config.key), made.weights)
-    if made.log and made.log.whole:
-        dumps.write(results, made.log, record, torch.from_numpy(data.faces.labels)[made.log.rows])
-    records.append(file, record)
-    saved.remove()
-    return record
+
+
+def begun_otherwise(wanted: Checkpoint, key: str) -> None:
+    """Say which checkpoints of this configuration are of other faces, another start or other code. They stay."""
+    for path in sorted(wanted.path.parent.glob(f"{key}-*.pt")):
+        if path == wanted.path:
+            continue
+        with contextlib.suppress(UserError):  # damaged
+            about = checkpoint.load(path, torch.device("cpu"))["about"]
+            other = [*identity.apart(about, wanted.about), *["code"] * (about["source"] != wanted.about["source"])]
+            say(f"{path}: begun with other {' and '.join(other)}; it stays, and the run begins anew")

@@ -1,14 +1,13 @@
 """The starts of a study: which weights a run begins with, and the pre-training that makes a study's own."""
 
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from fercore import files, paths
+from fercore import files, paths, tensors
 from fercore.config import Run
 from fercore.data import prepare
-from fercore.errors import UserError
+from fercore.errors import UserError, say
 from fercore.study import records
 from fercore.training import devices, pretrained, simclr
 from fercore.training.checkpoint import Checkpoint
@@ -19,6 +18,16 @@ from fercore.training.simclr import Pretrain
 def file(results: Path, key: str) -> Path:
     """Where the weights of a pre-training lie. They are rebuilt when missing and never committed."""
     return results / "starts" / f"{key}.safetensors"
+
+
+def finished(results: Path, key: str, fingerprint: str | None = None) -> bool:
+    """Whether a pre-training is there: its weights, and the record of them; over these faces, where they are given."""
+    path, known = file(results, key), records.read(results / "records.jsonl")
+    made = [r for r in known if r["kind"] == "pretrain" and r["key"] == key and r["status"] == "finished"]
+    if not made or not path.exists():
+        return False
+    sha256 = files.sha256(path)
+    return any(r["start"]["sha256"] == sha256 and fingerprint in (None, r["data"]["fingerprint"]) for r in made)
 
 
 def of(config: Run, results: Path) -> Start:
@@ -51,16 +60,24 @@ def make(
 ) -> dict:
     """Pre-train, store the weights in `file(results, config.key)`, and return the record, stored as well.
 
-    An interrupted call goes on from its last checkpoint. Raises UserError for bad input.
+    An interrupted call goes on from its last checkpoint. Weights of other faces that are there are moved beside.
+    Raises UserError for bad input.
     """
     where = devices.choose(device)
     data = prepare.of(config, data_root)
-    checkpoint = Checkpoint(results / "checkpoints" / f"{config.key}.pt", checkpoint_every)
+    about = {"config": asdict(config), "data": data.faces.fingerprint, "source": records.source_hash()}
+    about["precision"] = devices.precision(config.precision, where)
+    place = results / "checkpoints" / f"{config.key}-{files.key_of(about)}.pt"
+    checkpoint = Checkpoint(place, checkpoint_every, about)
     made = simclr.run(config, data, device=where, checkpoint=checkpoint, progress=progress)
-    # Measured before the weights are there, as a sweep takes a start that is there for finished.
     weights = file(results, config.key)
-    with files.atomic(weights) as temporary:
-        save_file(made.tensors, temporary, metadata={"pretrain": files.canonical(made.record["config"])})
+    if finished(results, config.key):
+        aside = weights.with_name(f"{config.key}-{files.sha256(weights)[:8]}.safetensors")
+        os.replace(weights, aside)
+        say(f"{weights}: made anew; what was there is now {aside.name}")
+    elif weights.exists():
+        say(f"{weights}: made anew; what was there is not what was written, now {files.set_aside(weights).name}")
+    tensors.save(weights, made.tensors, {"pretrain": files.canonical(made.record["config"])})
     record = {
         "key": config.key,
         "kind": "pretrain",

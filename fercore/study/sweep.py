@@ -3,37 +3,42 @@
 A run that is in the records is never trained again.
 """
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from fercore import encoders, files, text
 from fercore.config import Run
 from fercore.data import expressions, prepare
-from fercore.data.prepare import Data
 from fercore.errors import RunFailed, UserError
-from fercore.study import cost, dumps, records, runs, starts, workers
+from fercore.study import cost, dumps, identity, records, runs, starts, workers
+from fercore.study.identity import Place
 from fercore.study.profiles import Profile
-from fercore.training import devices, loop, pretrained
+from fercore.training import loop, pretrained
 
 
-def missing(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
+def missing(
+    study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto", stale: str = "keep"
+) -> list[Run]:
     """The runs, by default of the grid, that have no finished record.
 
-    Where the data are at hand, and the run so could be made, its record has to be of this device's precision.
+    Where the data are at hand, and the run so could be made, its record has to be of these faces, this start and this
+    device's precision (identity.py), and with `stale` "redo" also of this code.
     """
-    wanted, known = study.runs() if wanted is None else list(wanted), records.read(study.records)
+    wanted = study.runs() if wanted is None else list(wanted)
     if not ready(study):
-        done = records.finished(known)
+        done = records.finished(records.read(study.records))
         return [config for config in wanted if config.key not in done]
-    here, made = devices.choose(device), records.by_identity(known)
-    return [c for c in wanted if records.identity(c, devices.precision(c.precision, here)) not in made]
+    here = Place(study.data_root, study.results, device)
+    made = {config.key: here.record(config) for config in wanted}
+    again = {key for key, record in made.items() if record is None or (stale == "redo" and records.stale(record))}
+    return [config for config in wanted if config.key in again]
 
 
-def failed(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[tuple[Run, dict]]:
+def failed(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[tuple[Run, Mapping]]:
     """Missing runs whose last try failed, each with its record; none without the data, as nothing is tried then."""
     last = {record["key"]: record for record in records.read(study.records) if record["status"] == "failed"}
     if not last or not ready(study):
@@ -42,22 +47,10 @@ def failed(study: Profile, wanted: Iterable[Run] | None = None, device: str = "a
 
 
 def given_up(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
-    """Runs that failed with this code, on these faces, in this precision: tried again only where that is asked for."""
-    some, code, data = failed(study, wanted, device), records.source_hash(), faces(study)
-    out, here = [], devices.choose(device)
-    for config, record in some:
-        made, on = record.get("provenance", {}), record.get("identity")
-        if (made.get("source"), made.get("precision")) != (code, devices.precision(config.precision, here)):
-            continue
-        if on is None or on["data"] == data(config).faces.fingerprint:
-            out.append(config)
-    return out
-
-
-def said(given_up: Sequence[Run]) -> list[str]:
-    """That these are not tried again, in a line."""
-    number = f"{len(given_up)} run{'s' * (len(given_up) > 1)}"
-    return [f"{number} failed before with this code, not tried again; --retry tries"] if given_up else []
+    """Runs that failed as they would be made here, by this code: not tried again where that is not asked for."""
+    some, here = failed(study, wanted, device), Place(study.data_root, study.results, device)
+    same = [(config, record) for config, record in some if record.get("identity") and not records.stale(record)]
+    return [config for config, record in same if not identity.apart(record["identity"], here.identity(config))]
 
 
 def judge(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> None:
@@ -68,8 +61,29 @@ def judge(study: Profile, wanted: Iterable[Run] | None = None, device: str = "au
         reasons.setdefault(record["error"].splitlines()[0], []).append(name)
     if reasons:
         lines = [f"  {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
-        number = sum(map(len, reasons.values()))
-        raise RunFailed("\n".join([f"{study.records}: {number} run{'s' * (number > 1)} failed", *lines]))
+        raise RunFailed("\n".join([f"{study.records}: {sum(map(len, reasons.values()))} runs failed", *lines]))
+
+
+def notices(
+    study: Profile, wanted: Iterable[Run], device: str = "auto", stale: str = "keep", retry: bool = False
+) -> Iterator[str]:
+    """Lines on runs that are on record, and yet are not what they would be if they were made now."""
+    if not ready(study):
+        return
+    here, last = Place(study.data_root, study.results, device), records.finished(records.read(study.records))
+    other, kept = Counter(), 0
+    for config in wanted:
+        if made := here.record(config):
+            kept += records.stale(made)
+        elif config.key in last:
+            other[" and ".join(identity.apart(identity.of_record(last[config.key]), here.identity(config)))] += 1
+    for parts, n in other.items():
+        yield f"{n} runs are on record with other {parts}; they are made again and what is on record stays"
+    if kept:
+        said = "are made again" if stale == "redo" else "are kept; --stale redo makes them again"
+        yield f"{kept} runs were made by earlier code and {said}"
+    if not retry and (tried := given_up(study, wanted, device)):
+        yield f"{len(tried)} runs failed before by this code and are not tried again; --retry tries them"
 
 
 def ready(study: Profile) -> bool:
@@ -84,52 +98,45 @@ def complete(
     device: str = "auto",
     keep_weights: bool = False,
     dump: int = 0,
-    processes: int = 1,
+    stale: str = "keep",
     retry: bool = False,
+    processes: int = 1,
     progress: bool = True,
 ) -> list[dict]:
     """Make what is missing, the start first, and return all records of the profile.
+
+    A run that earlier code made is kept, or with `stale` "redo" made again; one that failed by this code is made again
+    with `retry`.
 
     With `keep_weights` and `dump`, what is made leaves its weights and its dump; what has its record does not.
     Several processes share the device and take the runs one after another.
 
     Without the data nothing is trained: the committed records are returned, and a table shows the
     rest as "not run"; so it does with a run whose text encoder is not the profile's own and not at hand. A run that
-    fails leaves a record with its error and does not stop the others, and is not tried again by the same code but with
-    `retry`; bad input (UserError) and Ctrl-C do stop. Both leave every finished run on disk.
+    fails leaves a record with its error and does not stop the others; bad input (UserError) and Ctrl-C do. Both leave
+    every finished run on disk.
     """
     if ready(study):
-        without = [] if retry else given_up(study, wanted, device)
-        todo = [config for config in missing(study, wanted, device) if config not in without]
+        without = set() if retry else set(given_up(study, wanted, device))
+        todo = [config for config in missing(study, wanted, device, stale) if config not in without]
         own = study.shared.get("text", Run.text)
         if todo := [config for config in ordered(todo) if config.text == own or at_hand(config.text)]:
             fit(study, todo)
             begin(study, device=device, progress=progress)
             place = {"data_root": study.data_root, "results": study.results, "device": device}
-            place |= {"keep_weights": keep_weights, "dump": dump}
+            place |= {"keep_weights": keep_weights, "dump": dump, "stale": stale}
             workers.make(study.name, todo, place, processes=processes, progress=progress)
     return records.with_repeats(study.records)
 
 
 def fit(study: Profile, todo: Iterable[Run]) -> None:
     """Raises UserError for a run that these faces, words or weights cannot make: not at its turn, but at once."""
-    data = faces(study)
+    here = Place(study.data_root, study.results)
     for config in todo:
-        loop.inputs(config, data(config))
-    if not study.pretrain:
-        for one in {config.encoder: config for config in todo}.values():
-            pretrained.load(encoders.backbone(one.encoder)[0], starts.of(one, study.results))
-
-
-def faces(study: Profile) -> Callable[[Run], Data]:
-    """The faces of a run; several runs on the same ones read them once."""
-
-    @cache
-    def read(options: str, size: int, drop: bool) -> Data:
-        place = {"size": size, "drop_duplicates": drop, "options": json.loads(options)}
-        return prepare.prepare(study.dataset, study.data_root, **place)
-
-    return lambda config: read(files.canonical(config.dataset_options), config.image_size, config.drop_duplicates)
+        loop.inputs(config, here.data(config))
+    for one in {config.encoder: config for config in todo}.values():
+        if start := here.start(one):
+            pretrained.load(encoders.backbone(one.encoder)[0], start)
 
 
 @cache
@@ -142,13 +149,14 @@ def at_hand(encoder: str) -> bool:
 
 
 def begin(study: Profile, *, device: str = "auto", progress: bool = True) -> None:
-    """Make the start that the profile's runs share, where it is missing."""
-    if not study.pretrain or (weights := starts.file(study.results, study.pretrain.key)).exists():
+    """Make the start that the profile's runs share, where it is missing, or of other faces."""
+    if not study.pretrain:
         return
-    place = {"data_root": study.data_root, "results": study.results, "device": device}
-    with workers.claim(study.results, study.pretrain.key):
-        if not weights.exists():  # by now: another sweep may have made it
-            starts.make(study.pretrain, **place, progress=progress)
+    key, results = study.pretrain.key, study.results
+    fingerprint = prepare.of(study.pretrain, study.data_root).faces.fingerprint
+    with records.claim(results, key):
+        if not starts.finished(results, key, fingerprint):
+            starts.make(study.pretrain, data_root=study.data_root, results=results, device=device, progress=progress)
 
 
 def dump(
@@ -209,7 +217,8 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
 
     Two records of one key may disagree in nothing but their provenance. With `again`, one of `sources` that does is a
     run made once more: it is kept, once, as an older record of its key. What a source shows of a key stays the shown
-    one where `target` has none. Raises UserError, and adds nothing, for any other, and for a source that is not there.
+    one where `target` has none. Raises UserError, and adds nothing, for any other, for runs over several versions of
+    one data set, and for a source that is not there or has a damaged line.
     """
     sources = list(sources)
     if absent := [str(file) for file in sources if not file.is_file()]:
@@ -217,7 +226,7 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
     shown: dict[str, tuple[str, dict]] = {}
     known, new, older = set(), [], []
     for file in (target, *sources):
-        numbered = enumerate(records.read(file), 1)
+        numbered = enumerate(records.read(file, strict=file is not target), 1)
         found = [(f"{file}, record {number}", r) for number, r in numbered if r["status"] == "finished"]
         last = records.finished(record for _, record in found)
         for here, record in sorted(found, key=lambda one: one[1] is not last[one[1]["key"]]):
@@ -239,5 +248,6 @@ def merge(target: Path, sources: Iterable[Path], *, again: bool = False) -> int:
                     "--again"
                 )
             older.append(record)
+    records.one_version([*(record for _, record in shown.values()), *older])
     records.add(target, new, older=older)
     return len(new)

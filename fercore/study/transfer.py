@@ -22,7 +22,7 @@ from fercore.data import checked, prepare
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.methods import resolve
-from fercore.study import records
+from fercore.study import identity, records
 from fercore.study.runs import weights
 from fercore.training import checkpoint, devices, metrics, probe
 
@@ -60,8 +60,13 @@ def classifier(config: Run, classes: int, kept: Mapping) -> ImageEncoder:
 def restore(record: Mapping, results: Path, device: torch.device) -> tuple[ImageEncoder, dict]:
     """Averaged model and method's state of a kept run. Raises UserError for weights that are damaged or do not fit."""
     path, config = weights(results, record["key"]), Run.from_dict(record["config"])
-    kept = checkpoint.load(path, device)
     try:
+        kept = checkpoint.load(path, device)
+    except UserError as error:
+        raise UserError(f"{error}; delete it, and this command says how to make it again") from None
+    try:
+        if other := identity.apart(kept["about"], identity.of_record(record)):
+            raise UserError(f"{path}: is of a run with other {' and '.join(other)} than the one on record")
         return classifier(config, len(record["data"]["classes"]), kept["model"]), kept["state"]
     except (RuntimeError, KeyError, TypeError):
         raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None

@@ -12,20 +12,20 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm.auto import tqdm
 
 from fercore import data
 from fercore.config import Run
 from fercore.errors import RunFailed, UserError
 from fercore.study import cost, records, runs
+from fercore.study.identity import Place
 from fercore.training import devices
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -54,40 +54,24 @@ def attempt(config: Run, place: dict, watch: Callable[[int], None] | None = None
     None where another sweep over this folder is at it; what that one has finished meanwhile is not made again.
     """
     try:
-        with claim(place["results"], config.key, patience=EVERY):
-            return runs.make(config, **place, watch=watch)
+        return runs.make(config, **place, watch=watch, patience=EVERY)
     except Timeout:
         return None
-    except UserError:
+    except (UserError, OSError):  # the user's to mend: a full disk fails every run
         raise
     except RunFailed as error:
-        return failed(config, place, str(error), error)
+        return failed(config, place, str(error))
     except Exception as error:
-        return failed(config, place, f"{type(error).__name__}: {error}", error)
+        return failed(config, place, f"{type(error).__name__}: {error}")
 
 
-@contextlib.contextmanager
-def claim(results: Path, key: str, patience: float = -1) -> Iterator[None]:
-    """Make this run, or this start, alone. Raises Timeout after so many seconds of waiting; -1: waits until it may.
-
-    The system opens the lock of a process that dies.
-    """
-    file = results / "checkpoints" / f"{key}.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file, timeout=patience):
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
-
-
-def failed(config: Run, place: dict, reason: str, error: Exception | None = None) -> dict:
-    """Put a failed run on record: why, and which code on what, as far as it came."""
-    where = devices.choose(place["device"])
-    made = records.provenance(where, devices.precision(config.precision, where), 0.0, 0)
+def failed(config: Run, place: dict, error: str) -> dict:
+    """Put a failed run on record, with what it would have been and the code that failed."""
+    here = Place(place["data_root"], place["results"], place["device"])
+    made = records.provenance(here.device, devices.precision(config.precision, here.device), 0.0, 0)
     record = {
-        **{"key": config.key, "kind": "run", "status": "failed", "config": config.to_dict(), "error": reason[:500]},
-        "identity": getattr(error, "identity", None),
+        **{"key": config.key, "kind": "run", "status": "failed", "config": config.to_dict(), "error": error[:500]},
+        "identity": here.identity(config),
         "provenance": {name: value for name, value in made.items() if not name.startswith("seconds")},
     }
     records.append(place["results"] / "records.jsonl", record)
@@ -138,7 +122,7 @@ class Progress:
 
 
 def share(todo: list[Run], count: int, place: dict, bar: Progress) -> None:
-    """Make these runs in `count` processes. Raises UserError as soon as one of them does.
+    """Make these runs in `count` processes. Raises UserError or OSError as soon as one of them does.
 
     A process that dies leaves a failed record of its run, and another one takes its place.
     """
@@ -161,7 +145,7 @@ def share(todo: list[Run], count: int, place: dict, bar: Progress) -> None:
                 if isinstance(said, int):
                     bar.step(config, said)
                     continue
-                if isinstance(said, UserError):
+                if isinstance(said, UserError | OSError):
                     raise said
                 if said is None:
                     waiting.append(config)
@@ -189,7 +173,7 @@ def give(line: Connection, config: Run | None) -> None:
         line.send(config)
 
 
-def hear(line: Connection, process: BaseProcess, config: Run, place: dict) -> int | dict | UserError | None:
+def hear(line: Connection, process: BaseProcess, config: Run, place: dict) -> int | dict | Exception | None:
     """What a process says of its run: steps done, the record, what the user must mend, or that another sweep has it."""
     try:
         return line.recv()
@@ -220,7 +204,7 @@ def receive(line: Connection) -> Run | None:
 
 
 def serve(line: Connection, place: dict, threads: int) -> None:
-    """Make the runs that come down the line; answer with steps that are done, then a record, a UserError or None."""
+    """Make the runs that come down the line; answer with steps done, then a record, the user's error, or None."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # unwinds: temporary files go, locks open
     torch.set_num_threads(threads)
     last = time.monotonic()
@@ -237,6 +221,7 @@ def serve(line: Connection, place: dict, threads: int) -> None:
 
     while (config := receive(line)) is not None:
         try:
-            line.send(attempt(config, place, watch))
-        except UserError as error:
-            line.send(error)
+            said = attempt(config, place, watch)
+        except (UserError, OSError) as error:
+            said = error
+        line.send(said)

@@ -1,13 +1,13 @@
 """Checkpoints: everything a run needs to go on, written atomically, read without pickle."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from fercore import files
-from fercore.errors import UserError, reason
+from fercore.errors import UserError, reason, say
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Checkpoint:
 
     path: Path
     every: int = 200
+    about: dict = field(default_factory=dict)  # what the run is made from; it is kept in the file
 
     def __post_init__(self):
         if self.every < 1:
@@ -23,11 +24,23 @@ class Checkpoint:
 
     def save(self, state: dict) -> None:
         """Write tensors and plain values; a crash leaves the checkpoint before or this one."""
-        save(self.path, state)
+        save(self.path, state | {"about": self.about})
 
     def load(self, device: torch.device) -> dict | None:
-        """What was saved last, or None where nothing was. Raises UserError when the file is damaged."""
-        return load(self.path, device) if self.path.exists() else None
+        """What was saved last, or None where nothing was. A damaged file is set aside, and the run begins anew.
+
+        Raises UserError for another run's.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            saved = load(self.path, device)
+        except UserError as error:
+            say(f"{error}; now {files.set_aside(self.path).name}, and the run begins anew")
+            return None
+        if saved.pop("about", None) != self.about:
+            raise UserError(f"{self.path}: is of another run; move it away, and this one begins anew")
+        return saved
 
     def remove(self) -> None:
         """The run is over and stored."""
@@ -35,17 +48,18 @@ class Checkpoint:
 
 
 def save(path: Path, state: dict) -> None:
-    """Write tensors and plain values atomically, sealed."""
+    """Write tensors and plain values atomically, sealed. Raises OSError."""
     content = io.BytesIO()
     torch.save(state, content)
-    with files.atomic(path) as temporary:
-        temporary.write_bytes(files.seal(content.getvalue()))
+    files.write(path, files.seal(content.getvalue()))
 
 
 def load(path: Path, device: torch.device) -> dict:
-    """Tensors and plain values of a file. Raises UserError when it is damaged."""
+    """Tensors and plain values of a file. Raises UserError when it is damaged, OSError when it cannot be read."""
     try:
         content = io.BytesIO(files.unseal(path.read_bytes()))
         return torch.load(content, map_location=device, weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # what torch raises on damaged bytes has no common base
-        raise UserError(f"{path}: damaged ({reason(error)}); delete it, and it is made again") from None
+        raise UserError(f"{path}: damaged ({reason(error)})") from None

@@ -236,7 +236,7 @@ def finish(run: Training, seconds: float) -> Outcome:
     split, pool = run.split, run.data.pool
     record = {
         "config": run.config.to_dict(),
-        "constants": constants(run.config.method, run.config.options),
+        "constants": constants(run.options),
         "data": run.data.summary(),
         "split": {
             "hash": split.hash,

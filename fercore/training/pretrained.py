@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fercore import files
+from fercore import tensors as stored
 from fercore.errors import UserError, reason
 
 # Prefixes under which published face networks keep their backbone, removed in this order.
@@ -47,7 +47,12 @@ def tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; expected .safetensors, or a state dict saved by torch")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state, _ = stored.load(path)
+        else:
+            state = torch.load(path, "cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # what torch raises on damaged bytes has no common base
         raise UserError(f"{path}: not readable as weights ({reason(error)}); convert it to safetensors") from None
     for name in ("state_dict", "model_state_dict", "model", "net"):

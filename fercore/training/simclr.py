@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from fercore import files
 from fercore.augment import contrastive
-from fercore.config import Batch, Pixels, Positive, Precision, Seed, Share, Steps, Weight, Width, typed
+from fercore.config import Batch, Pixels, Plain, Positive, Precision, Seed, Share, Steps, Weight, Width, typed
 from fercore.data.prepare import Data
 from fercore.encoders import ImageEncoder
 from fercore.losses import info_nce
@@ -34,7 +34,7 @@ class Pretrain:
     dataset: str
     steps: Steps
     image_size: Pixels
-    dataset_options: dict = field(default_factory=dict)
+    dataset_options: Plain = field(default_factory=dict)
     encoder: str = "resnet18"
     batch: Batch = 256
     lr: Positive = 1e-3
