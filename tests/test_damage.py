@@ -135,7 +135,8 @@ def test_merge_takes_nothing_where_a_source_has_a_damaged_line_and_loses_none_of
 def test_records_of_older_and_of_newer_code_are_read(file):
     for path in paths.RESULTS.glob("*/records.jsonl"):  # the older have no digest
         found = records.read(path, strict=True)
-        assert found == [{k: v for k, v in json.loads(x).items() if k != "digest"} for x in path.read_text().split("\n") if x]
+        lines = [json.loads(line) for line in path.read_text().split("\n") if line]
+        assert found == [{key: value for key, value in line.items() if key != "digest"} for line in lines]
     newer = changed(changed(ONE, "data.without_label", 3), "split.twins", 5)
     newer = changed(changed(newer, "metrics.classifier.last.recall.0", None), "of_tomorrow", {"a": [1]})
     records.append(file, newer)
@@ -361,7 +362,8 @@ FAULTS = {
 def commands(profile, root, results, other):
     """What is typed, by command, in this order: each writes into `results`."""
     study = [profile, "--data-root", root, "--results", results]
-    values = ["--data-root", root, "--results", results, "--dataset", "own", "--image-size", toy.SIZE, "--encoder", "toy"]
+    values = ["--data-root", root, "--results", results, "--dataset", "own", "--encoder", "toy"]
+    values += ["--image-size", toy.SIZE]
     short = ["--steps", 1, "--batch", 4, "--unlabelled-batch", 4, "--text", "orthogonal", "--labels", 9]
     return {
         "train": ["train", *values, *short, "--method", "supervised", "--device", "cpu"],
@@ -389,7 +391,7 @@ def test_what_the_system_refuses_is_one_line(command, fault, profile, toy_root, 
     assert FAULTS[fault] in line and str(results) in line and ".tmp" not in line
     kept = [p for p in (results / "records.jsonl", tmp_path / "moved/records.jsonl", results / "moved") if p.is_file()]
     assert [p.read_bytes() for p in kept] == [before]
-    assert not [p for p in tmp_path.rglob("*.tmp")]
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_on_a_full_disk_several_processes_stop_and_no_run_is_called_failed(profile, toy_root, tmp_path, refused):
