@@ -124,6 +124,6 @@ def sha256(path: Path) -> str:
     """Hash of a file, read in blocks."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 16):
+        while block := file.read(1 << 17):
             found.update(block)
     return found.hexdigest()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fercore import data, files, paths
+from fercore import data, paths
 from fercore.data import TEST, TRAIN, VALIDATION, check, folders, load, pictures
 from fercore.data.expressions import EXPRESSIONS
 from fercore.data.faces import duplicates_across, twins
@@ -571,16 +571,6 @@ def test_interrupted_build_leaves_nothing(pair, tmp_path, monkeypatch, error):
         load("own", pair)
     assert caches(tmp_path) == []
     assert len(load("own", pair).labels) == 8
-
-
-def test_what_a_killed_build_left_is_no_cache_and_goes(pair, tmp_path):
-    load("own", pair)
-    place = caches(tmp_path)[0]
-    left = place.with_name(f".{place.name}.{files.HERE}-999999999.tmp")  # no process has this number
-    place.rename(left)
-    (left / "about.json").unlink()
-    load("own", pair)
-    assert caches(tmp_path) == [place]
 
 
 def peak(name, root):

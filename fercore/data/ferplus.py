@@ -28,10 +28,8 @@ BLOCK = 100  # faces whose labels are compared with FER2013's own
 LEAST_ALIKE = 0.43  # chosen: of a block; in the authors' files 0.56 to 0.82, with the votes some rows off 0.07 to 0.31
 
 
-def source(root: str | Path | None, contempt: object = False) -> Source:
+def source(root: str | Path | None, contempt: bool = False) -> Source:
     """`root` holds the two files, in itself or one folder down. `contempt`: with it as the eighth class."""
-    if not isinstance(contempt, bool):
-        raise UserError(f"ferplus: contempt={contempt!r}; expected true or false")
     root = folders.located(root, "ferplus", LAYOUT, ORIGIN)
     faces, votes = (fer2013.file(root, names) if root.is_dir() else None for names in (fer2013.FILES, FILES))
     if faces is None or votes is None:
