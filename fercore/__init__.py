@@ -3,19 +3,20 @@
 What lies where, in the order in which one might read it. A room uses those above it and what stands beside, and none
 below; import-linter holds that in `make test`:
 
-parts       encoders, convolution, dlib_resnet, text, memory, fusion, losses, augment, mixing, schedules (what the
-            papers name)
-data        faces, pictures, splits, expressions, prepare, check, portrait; and a file for each data set
+parts       encoders, convolution, dlib_resnet, text, memory, fusion, losses, augment, mixing, schedules
+            (what the papers name)
+data        faces, folders, lists, pictures, splits, expressions, prepare, check, portrait; and a file for each data set
 methods     api (what a method is), code; and a file for each method, its equations at the head
 training    loop (the only one), state, views, ema, evaluate, metrics, diagnostics, levels, pretrained, dlib_weights,
             simclr, probe, geometry, checkpoint, devices, rng, timing
-study       profiles, plan, runs, starts, records, dumps, features, transfer, sweep, workers, cost, dry_run, reproduce
+study       profiles, plan, runs, identity, starts, records, schema, dumps, features, transfer, sweep, workers, cost,
+            dry_run, reproduce
 analysis    claims (published numbers), tables, pairs, comparison, significance, ablations, prompts, paper_vs_code,
             discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
 report      printing, figures, inline, comparison_figures, ablation_figures, prompt_figures, audit_figures,
             pseudo_label_figures, feature_map_figures, explorer, readme, choices
 bench       step, methods, released (the authors' arithmetic, to be measured against)
-beside      cli, config, errors, files, paths
+beside      cli, config, strict, tensors, errors, files, paths
 """
 
 __version__ = "0.1.0"

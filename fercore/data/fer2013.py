@@ -8,7 +8,6 @@ test/<class>/*.jpg, where test holds PublicTest and PrivateTest together; valida
 """
 
 import bz2
-import csv
 import gzip
 import hashlib
 import io
@@ -16,6 +15,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from fercore.data import expressions, pictures
+from fercore.data import expressions, folders, lists, pictures
 from fercore.data.faces import TEST, TRAIN, VALIDATION, Source, Table
-from fercore.errors import UserError
+from fercore.errors import UserError, reason
 
 LAYOUT = (
     "fer2013.csv, icml_face_data.csv or train.csv (also .gz .bz2 .xz .zip, or fer2013.tar.gz), or the folders "
@@ -35,6 +35,7 @@ ORIGIN = "get it from the Kaggle challenge in representation learning: facial ex
 NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
 PACKS = ("", ".gz", ".bz2", ".xz", ".zip")
 FILES = [*(name + pack for name in NAMES for pack in PACKS), "fer2013.zip", "fer2013.tar.gz"]
+COLUMNS = ("emotion", "pixels", "Usage")
 USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
 BY_NAME = {name.lower(): name for name in USAGE}
 LABELS = {str(index): index for index in range(7)}
@@ -45,21 +46,22 @@ SIDE = 48
 
 def source(root: str | Path | None) -> Source:
     """`root` is the CSV or a folder that holds it, or that of train/ and test/; either may lie one folder down."""
-    path = pictures.located(root, "fer2013", LAYOUT, ORIGIN)
+    path, left = folders.located(root, "fer2013", LAYOUT, ORIGIN), lambda table: Counter()
     if path.is_dir():
         if found := file(path, FILES):
             path = found
+            left = lambda table: folders.left_out(path.parent, {path.name})
         elif split := [place for place in places(path) if len(parts(place)) > 1 and "train" in parts(place)]:
-            path = split[0]
-            return pictures.of_files(path, pictures.stamp(path, *parts(path)), lambda: folders(path))
+            return pictures.of_files(split[0], lambda: of_folders(split[0]), *parts(split[0]))
         else:
             raise UserError(f"fer2013: {path} has another layout; expected {LAYOUT}; {ORIGIN}")
-    return Source(pictures.stamp(path.parent, path.name), lambda put, size: read(path, put))
+    stamp = pictures.stamp(folders.contents(path.parent, path.name))
+    return Source(stamp, lambda put, size: read(path, put), left)
 
 
 def places(root: Path) -> list[Path]:
     """Where its files may lie."""
-    return [root, *pictures.subfolders(root)]
+    return [root, *folders.subfolders(root)]
 
 
 def file(root: Path, names: Iterable[str]) -> Path | None:
@@ -72,7 +74,7 @@ def parts(root: Path) -> list[str]:
     return [name for name in FOLDERS if (root / name).is_dir()]
 
 
-def folders(root: Path) -> tuple[Table, list[str]]:
+def of_folders(root: Path) -> Table:
     """Labels, splits and files of the folders; the validation faces are the test faces where there are no others."""
     rows, there = [], parts(root)
     for name in there:
@@ -80,7 +82,7 @@ def folders(root: Path) -> tuple[Table, list[str]]:
         rows += pictures.class_folders(root, root / name, part, expressions.EXPRESSIONS, expressions.spelled)
     files, labels, split = pictures.columns(rows)
     whole = "PublicTest and PrivateTest (folder test)" if "validation" not in there else f"folder {there[-1]}"
-    return Table(expressions.EXPRESSIONS, labels, split, files, notes={"test": whole}), files
+    return Table(expressions.EXPRESSIONS, labels, split, files, notes={"test": whole})
 
 
 def read(path: Path, put: Callable) -> Table:
@@ -123,55 +125,44 @@ def published(path: Path, put: Callable) -> tuple[Table, np.ndarray]:
         expressions.decode("fer2013", np.array(labels, np.int64)),
         np.array(split, np.int8),
         [f"{path.name}:{row}" for row in range(1, len(labels) + 1)],
-        content.hexdigest()[:16],
+        fingerprint=content.hexdigest()[:16],
     )
     return table, np.array(tenth, bool)
 
 
 def cells(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream; no blank rows."""
-    for row in rows(path, ("emotion", "pixels", "Usage"), ORIGIN, optional=("Usage",)):
-        values = row["pixels"]
-        if "," in values or "." in values:  # as a list, or as floats
-            values = " ".join(values.strip("[]").replace(",", " ").replace(".0", "").split())
-        yield row["emotion"], row.get("Usage", "Training"), values
+    """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream."""
+    for emotion, pixels, usage in rows(path, COLUMNS, ORIGIN, optional="Usage"):
+        pixels = listed(pixels) if "," in pixels or "." in pixels else pixels
+        yield emotion, "Training" if usage is None else usage, pixels
 
 
 def rows(
-    path: Path, columns: Sequence[str], origin: str, *, optional: Sequence[str] = (), names: Sequence[str] = NAMES
-) -> Iterator[dict[str, str]]:
-    """These columns of each row of a CSV, in whatever order and packing, as a stream; no blank rows.
+    path: Path, columns: Sequence[str], origin: str, *, optional: str = "", names: Sequence[str] = NAMES
+) -> Iterator[list[str | None]]:
+    """These columns of each row of a CSV, whatever its order and packing, as a stream; None for `optional` without one.
 
-    `names`: that of the CSV in an archive. Raises UserError, with `origin`, for what is missing or damaged.
+    `names`: of the CSV in an archive. Raises UserError, with `origin`, where it is damaged or has other columns.
     """
     try:
-        with unpacked(path, names) as file:
-            lines = decoded(file)
-            head = next(lines, "")
-            mark = ";" if ";" in head else ","
-            header = ["".join(name.lower().split()) for name in next(csv.reader([head], delimiter=mark), [])]
-            known = {name: "".join(name.lower().split()) for name in columns}
-            place = {name: header.index(spelled) for name, spelled in known.items() if spelled in header}
-            if set(columns) - set(optional) - set(place):
-                said = ", ".join(header)[:60] or "none"
-                raise UserError(f"{path}: columns {said}; expected {', '.join(columns)}; {origin}")
-            for number, row in enumerate(csv.reader(lines, delimiter=mark), 1):
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-                    raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; {origin}")
-                yield {name: row[column].strip() for name, column in place.items()}
-    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {origin}") from None
-    except zlib.error as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {origin}") from None
+        found = lists.rows(path, lambda path: unpacked(path, names))
+        _, header = next(found, (0, []))
+        at = lists.columns(path, header, {name: ("".join(name.lower().split()),) for name in columns})
+        if any(i is None and name != optional for name, i in at.items()):
+            said = ", ".join(header)[:60] or "none"
+            raise UserError(f"{path}: columns {said}; expected {', '.join(columns)}; {origin}")
+        for _, row in found:
+            yield [None if i is None else row[i] for i in at.values()]
+    except (EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as error:
+        raise UserError(f"{path} is damaged or cut short ({reason(error)}); fetch it again: {origin}") from None
 
 
-def decoded(file: io.BufferedIOBase) -> Iterator[str]:
-    """Its lines, in UTF-8 or UTF-16."""
-    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
-    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    yield from io.TextIOWrapper(file, encoding, newline=None)
+def listed(pixels: str) -> str:
+    """Pixels that were written as a list, or as floats, as FER2013 has them; unchanged where they are no numbers."""
+    try:
+        return " ".join(f"{float(value):g}" for value in pixels.strip("[]").replace(",", " ").split())
+    except ValueError:
+        return pixels
 
 
 def unpacked(path: Path, names: Sequence[str] = NAMES) -> io.BufferedIOBase:
@@ -188,7 +179,7 @@ def unpacked(path: Path, names: Sequence[str] = NAMES) -> io.BufferedIOBase:
 
 def _only(path: Path, inside: Iterable[str], names: Sequence[str]) -> str:
     """The CSV of an archive: the one with a known name, or the only one."""
-    tables = [name for name in inside if name.endswith(".csv") and all(map(pictures.ours, name.split("/")))]
+    tables = [name for name in inside if name.endswith(".csv") and all(map(folders.ours, name.split("/")))]
     for known in names:
         if len(found := [name for name in tables if name.rpartition("/")[2] == known]) == 1:
             return found[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from fercore.data import expressions, fer2013, pictures
+from fercore.data import expressions, fer2013, folders, pictures
 from fercore.data.expressions import EXPRESSIONS, ORDERS
 from fercore.data.faces import UNKNOWN, Source, Table, digest
 from fercore.errors import UserError
@@ -28,17 +28,19 @@ BLOCK = 100  # faces whose labels are compared with FER2013's own
 LEAST_ALIKE = 0.43  # chosen: of a block; in the authors' files 0.56 to 0.82, with the votes some rows off 0.07 to 0.31
 
 
-def source(root: str | Path | None, contempt: object = False) -> Source:
+def source(root: str | Path | None, contempt: bool = False) -> Source:
     """`root` holds the two files, in itself or one folder down. `contempt`: with it as the eighth class."""
-    if not isinstance(contempt, bool):
-        raise UserError(f"ferplus: contempt={contempt!r}; expected true or false")
-    root = pictures.located(root, "ferplus", LAYOUT, ORIGIN)
+    root = folders.located(root, "ferplus", LAYOUT, ORIGIN)
     faces, votes = (fer2013.file(root, names) if root.is_dir() else None for names in (fer2013.FILES, FILES))
     if faces is None or votes is None:
         absent = "the faces" if faces is None else "fer2013new.csv"
         raise UserError(f"ferplus: {root}: {absent} not found; expected {LAYOUT}; {ORIGIN}")
-    stamps = [pictures.stamp(path.parent, path.name).encode() for path in (faces, votes)]
-    return Source(digest(*stamps), lambda put, size: read(faces, votes, contempt, put))
+    parts = [path.relative_to(root).as_posix() for path in (faces, votes)]
+    return Source(
+        pictures.stamp(folders.contents(root, *parts)),
+        lambda put, size: read(faces, votes, contempt, put),
+        lambda table: folders.left_out(root, parts),
+    )
 
 
 def read(faces: Path, path: Path, contempt: bool, put: Callable) -> Table:
@@ -63,19 +65,18 @@ def read(faces: Path, path: Path, contempt: bool, put: Callable) -> Table:
     notes["no_majority"] = int((top[:n] == UNKNOWN).sum())
     notes["other_majority"] = n - len(rows) - notes["no_majority"]  # unknown, no face, contempt
     content = digest(table.fingerprint.encode(), votes[:n].tobytes(), " ".join(classes).encode())
-    return Table(
-        classes, labels[rows], split, [table.sources[row] for row in rows], content, notes, {"votes": votes[rows]}
-    )
+    about = {"fingerprint": content, "notes": notes, "meta": {"votes": votes[rows]}}
+    return Table(classes, labels[rows], split, [table.files[row] for row in rows], **about)
 
 
 def tagged(path: Path) -> tuple[np.ndarray, UInt8[np.ndarray, "n 10"]]:
     """Usage, as a split, and votes of each row. Raises UserError for another content."""
     usage, votes = [], []
-    for number, row in enumerate(fer2013.rows(path, ("Usage", *COLUMNS), ORIGIN, names=FILES[:1]), 1):
-        named, counts = fer2013.BY_NAME.get(row["Usage"].lower()), [row[name] for name in COLUMNS]
+    for number, (said, *counts) in enumerate(fer2013.rows(path, ("Usage", *COLUMNS), ORIGIN, names=FILES[:1]), 1):
+        named = fer2013.BY_NAME.get(said.lower())
         if named is None or not all(cell.isdecimal() and int(cell) <= TAGGERS for cell in counts):
             expected = f"{', '.join(fer2013.USAGE)} and 0-{TAGGERS}"
-            raise UserError(f"{path}: row {number} has Usage {row['Usage']!r}, votes {counts}; expected {expected}")
+            raise UserError(f"{path}: row {number} has Usage {said!r}, votes {counts}; expected {expected}")
         usage.append(fer2013.USAGE[named])
         votes.append([int(cell) for cell in counts])
     return np.array(usage, np.int8), np.array(votes, np.uint8).reshape(-1, len(COLUMNS))

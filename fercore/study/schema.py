@@ -71,8 +71,11 @@ class Configuration(Part):
     options: dict[str, Any]
 
 
-class Data(Part):
+class Faces(Part):
     fingerprint: str
+
+
+class Data(Faces):
     classes: list[str]
     test: Count
     tested_on: str
@@ -100,14 +103,15 @@ class Provenance(Part):
 class Finished(Part):
     key: str
     status: Literal["finished"]
-    data: Data
+    data: Faces
     provenance: Provenance
 
 
 class Trained(Finished):
     kind: Literal["run"]
     config: Configuration
-    constants: dict[str, Any] = {}
+    constants: dict[str, Any]
+    data: Data
     split: Split
     start: Start
     metrics: Heads

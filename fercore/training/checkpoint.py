@@ -18,6 +18,10 @@ class Checkpoint:
     every: int = 200
     about: dict = field(default_factory=dict)  # what the run is made from; it is kept in the file
 
+    def __post_init__(self):
+        if self.every < 1:
+            raise UserError(f"checkpoint_every: {self.every}; expected a number of steps")
+
     def save(self, state: dict) -> None:
         """Write tensors and plain values; a crash leaves the checkpoint before or this one."""
         save(self.path, state | {"about": self.about})
