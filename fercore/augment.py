@@ -39,7 +39,7 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], float, float]] = 
     "Sharpness": (T.adjust_sharpness, 0.05, 0.95),
     "ShearX": (lambda x, v: _affine(x, shear=(math.degrees(math.atan(v)), 0.0), center=CORNER), -0.3, 0.3),
     "ShearY": (lambda x, v: _affine(x, shear=(0.0, math.degrees(math.atan(v))), center=CORNER), -0.3, 0.3),
-    "Solarize": (lambda x, v: T.solarize(x, min(v, 255.0)), 0, 256),
+    "Solarize": (lambda x, v: T.solarize(x, v) if v <= 255 else x, 0, 256),  # no pixel is above 255
     "TranslateX": (lambda x, v: _affine(x, translate=(round(v * x.shape[3]), 0)), -0.3, 0.3),
     "TranslateY": (lambda x, v: _affine(x, translate=(0, round(v * x.shape[2]))), -0.3, 0.3),
 }

@@ -142,7 +142,7 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def untracked_forward(self, *batches: Float[Tensor, "_ 3 h w"]) -> list[Output]:
-        """`joint_forward` without gradient, by the batch's statistics and without a trace in the running ones.
+        """Each batch by itself, without gradient, by its own statistics and without a trace in the running ones.
 
         MixMatch and its kin guess labels so: they train on mixed images, and only those may be remembered.
         """
@@ -150,7 +150,7 @@ class ImageEncoder(nn.Module):
         try:
             for norm in norms:
                 norm.track_running_stats = False
-            return self.joint_forward(*batches)
+            return [self(batch) for batch in batches]
         finally:
             for norm in norms:
                 norm.track_running_stats = True

@@ -132,6 +132,6 @@ def sha256(path: Path) -> str:
     """Hash of a file, read in blocks."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 17):
+        while block := file.read(1 << 16):
             found.update(block)
     return found.hexdigest()

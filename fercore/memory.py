@@ -63,7 +63,7 @@ class InstanceMemory(nn.Module):
     def unfold(self, q: Float[Tensor, "m n"], p: Float[Tensor, "m k"]) -> Float[Tensor, "m n"]:
         """q_i p(y_i), normalised over the slots i: similarities that heed the labels (SimMatch); 0 where all are 0."""
         unfolded = q * (p @ self.label.T)
-        return unfolded / unfolded.sum(1, keepdim=True).clamp_min(1e-12)
+        return unfolded / unfolded.sum(1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
 
     def write(
         self, slots: Int64[Tensor, " b"], embedding: Float[Tensor, "b e"], labels: Int64[Tensor, " b"]

@@ -30,7 +30,7 @@ PROVENANCE = {
 
 
 def run(method, seed, labels=2000, dataset="fer2013", accuracy=None, status="finished", steps=4000, **config):
-    """One run. `accuracy` (0 to 1) is that of the last five evaluations; by default it depends on method and seed."""
+    """One run. `accuracy` (0 to 1) is that over the last 20 % of the steps; by default by method and seed."""
     draw = random.Random(f"{method}{seed}{labels}")
     accuracy = HEIGHT[method] + draw.gauss(0, 0.006) + labels / 1e5 if accuracy is None else accuracy
     config = {
@@ -100,7 +100,7 @@ def here(config, place, accuracy=0.5):
 def made_again(record, points, sha="cd" * 32, **provenance):
     """The same run, so many points better, from another start file of the same pre-training."""
     other = copy.deepcopy(record)
-    other["metrics"]["classifier"]["mean_last5"]["accuracy"] += points / 100
+    other["metrics"]["classifier"]["mean_last_fifth"]["accuracy"] += points / 100
     other["start"]["sha256"] = sha
     other["provenance"] |= {"device": "cpu: other", **provenance}
     return other
@@ -118,7 +118,8 @@ def _head(accuracy, draw):
         return out | {"recall": recall, "confusion": confusion}
 
     mean = {"accuracy": accuracy, "macro_f1": accuracy - 0.04, "ece": 0.1}
-    return {"last": evaluation(4000), "mean_last5": mean, "selected": None, "best_on_test": evaluation(3200, 0.012)}
+    best = evaluation(3200, 0.012)
+    return {"last": evaluation(4000), "mean_last_fifth": mean, "selected": None, "best_on_test": best}
 
 
 def transfer(record, dataset, accuracy, classes=EXPRESSIONS[:6]):

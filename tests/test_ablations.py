@@ -75,7 +75,7 @@ def measured(made, seeds=(0, 1, 2), **config):
     found = {}
     for r in made:
         if r["kind"] == "run" and all(r["config"][key] == value for key, value in wanted.items()):
-            found[r["config"]["seed"]] = 100 * r["metrics"]["classifier"]["mean_last5"]["accuracy"]
+            found[r["config"]["seed"]] = 100 * r["metrics"]["classifier"]["mean_last_fifth"]["accuracy"]
     return [found[seed] for seed in seeds]
 
 
@@ -180,15 +180,15 @@ def test_by_class_counts_what_the_records_count(points):
     counts = [1, 2, 3, 4, 5, 6, 19]
     for r in made:
         if r["kind"] == "run" and r["config"]["options"] == {"vote": "mean"}:
-            r["metrics"]["classifier"]["last"]["recall"] = [0.1 * (k + 1) for k in range(7)]
+            r["metrics"]["classifier"]["last"]["recall"] = [*(0.1 * (k + 1) for k in range(6)), None]
             for h in r["history"]:
                 h["pseudo_counts"] = counts
     found = points(SENSITIVITY, made)
     by_class = ablations.by_class(made, found[found.varied == "vote"])
     assert len(by_class) == 3 * 3 * 7
     (mean,) = by_class[(by_class.value == "mean") & (by_class.seed == 1)].groupby("value")
-    assert list(mean[1]["class"]) == list(EXPRESSIONS) and list(mean[1].kept) == [5 * n for n in counts]
-    assert list(mean[1].recall) == pytest.approx([10 * (k + 1) for k in range(7)])
+    assert list(mean[1]["class"]) == list(EXPRESSIONS) and list(mean[1].kept) == [4 * n for n in counts]
+    assert list(mean[1].recall) == pytest.approx([10, 20, 30, 40, 50, 60, math.nan], nan_ok=True)
     assert mean[1].share.sum() == pytest.approx(100) and mean[1].share.idxmax() == mean[1].index[3]
 
 

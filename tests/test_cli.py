@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import synthetic
 import torch
 import toy
+from PIL import Image
 from safetensors.torch import save_file
 
 import fercore
@@ -46,6 +49,37 @@ def test_train_prints_its_record_as_the_last_line_and_finds_it_again(call, toy_r
     assert not any("Traceback" in line for line in err)
     for root in (toy_root, tmp_path / "absent"):
         assert json.loads(call(*train_on(root, tmp_path, method="sitfer"))[1][-1]) == record
+
+
+def test_a_class_that_cannot_be_tested_is_named_and_in_no_mean(call, tmp_path):
+    """Two easy classes, and a third one of two pictures, of which none is tested."""
+    for name, low, n in (("dark", 20, 20), ("light", 200, 20), ("rare", 110, 2)):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = np.random.default_rng([i, low]).integers(low, low + 30, (24, 24)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "faces" / name / f"{i}.png")
+    more = ["--labels", 6, "--steps", 20, "--evaluations", 5, "--lr", 0.01]
+    code, out, err = call(*train_on(tmp_path / "faces", tmp_path, *more))
+    record = json.loads(out[-1])
+    of = record["metrics"]["classifier"]
+    assert code == 0 and of["last"]["recall"] == [1, 1, None] and of["last"]["macro_f1"] == of["last"]["accuracy"] == 1
+    assert of["mean_last_fifth"] | {"ece": 0} == {"accuracy": 1, "macro_f1": 1, "ece": 0}  # of step 20 alone
+    said = "warning: no test face of rare: its recall is none, and macro F1 is over the other 2 classes"
+    assert [line for line in err if "warning" in line] == [said]
+
+
+def test_unlabelled_twins_of_labelled_faces_are_counted(call, faces, tmp_path):
+    (faces / "unlabelled").mkdir()
+    for i, source in enumerate(("train/anger/0.png", "train/neutral/1.png", "test/anger/0.png")):
+        shutil.copy(faces / source, faces / "unlabelled" / f"{i}.png")
+    Image.fromarray(toy.picture(0, np.random.default_rng(99))).save(faces / "unlabelled" / "3.png")
+    more = ["--labels", 18, "--data-root", faces]
+    code, out, _ = call(*train_on(faces, tmp_path, *more, method="fixmatch"))
+    record = json.loads(out[-1])
+    assert code == 0 and record["split"]["twins"] == 2 and record["split"]["unlabelled"] == 1
+    assert record["data"]["duplicates_dropped"] == 1  # that of the test face
+    code, out, _ = call("data", "own", faces)
+    assert any("1 training faces are also in test" in line and "2 repeat within training" in line for line in out)
 
 
 def test_train_without_the_data_shows_a_record_of_another_precision(call, toy_root, tmp_path):

@@ -64,7 +64,7 @@ def test_levels_are_those_of_the_averaged_model_and_the_labels_those_of_the_rows
     assert len(set(dump.rows.tolist())) == N and set(dump.rows.tolist()) <= set(hidden.tolist())
     assert dump.classes == toy.CLASSES and dump.tau == 0.4 and dump.config == CONFIG
     assert dump.about["fingerprint"] == training.data.faces.fingerprint
-    assert dump.about["metrics"]["fused"] == record["metrics"]["fused"]["mean_last5"]
+    assert dump.about["metrics"]["fused"] == record["metrics"]["fused"]["mean_last_fifth"]
 
 
 def test_looks_are_spread_over_the_evaluations_and_at_most_five(whole):

@@ -259,9 +259,8 @@ def test_an_untracked_forward_is_by_the_batch_without_gradient_and_without_a_tra
     assert before and all(torch.equal(v, statistics(model)[k]) for k, v in before.items())
     assert not any(part.requires_grad for output in (one, two) for part in output)
     assert all(p.requires_grad for p in model.parameters()) and model.training
-    # Batch statistics: the same numbers as the joint pass in training mode, which does leave a trace.
-    joint = model.joint_forward(images(4, seed=1), images(3, seed=2))
-    for got, expected in zip((one, two), joint):
+    # Batch statistics: the same numbers as a pass in training mode, which does leave a trace.
+    for got, expected in zip((one, two), (model(images(4, seed=1)), model(images(3, seed=2)))):
         assert all(torch.equal(a, b) for a, b in zip(got, expected))
     changed = [k for k, v in before.items() if not torch.equal(v, statistics(model)[k])]
     assert len(changed) == len(before)
@@ -271,8 +270,8 @@ def test_an_untracked_forward_is_by_the_batch_without_gradient_and_without_a_tra
 
 def test_an_untracked_forward_that_fails_leaves_the_model_as_it_was(monkeypatch):
     model = ImageEncoder("toy", 3).train()
-    monkeypatch.setattr(model, "joint_forward", lambda *batches: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(model, "feature", lambda images: 1 / 0)
         model.untracked_forward(images())
     before = statistics(model)
     model(images())

@@ -111,6 +111,20 @@ def test_nearest_as_a_loop(inference):
     assert torch.equal(InstanceMemory(SLOTS, WIDTH, CLASSES, ALPHA).nearest(z), torch.zeros(6, CLASSES))
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 0.0])
+def test_unfold_as_a_loop(scale):
+    # Slots of classes 1, 0, 1, 3; all of p lies in class 2, which has no slot, but for a share of `scale`.
+    memory, q = filled(slots=range(SLOTS), labels=(1, 0, 1, 3) * 3), torch.rand(5, SLOTS).softmax(1)
+    p = torch.tensor([[0.5, 0.2, 0.0, 0.3]]).expand(5, -1) * scale
+    p = (p + (1 - scale) * F.one_hot(torch.tensor(2), CLASSES)).requires_grad_()
+    unfolded = memory.unfold(q, p)
+    for row, shares, of in zip(unfolded.tolist(), q.tolist(), p.tolist()):
+        weights = [share * of[int(label.argmax())] for share, label in zip(shares, memory.label)]
+        assert row == pytest.approx([w / sum(weights) if scale else 0.0 for w in weights], rel=1e-4)
+    unfolded.square().sum().backward()
+    assert p.grad.isfinite().all()
+
+
 def test_write_as_a_loop():
     memory, z = filled(), unit(3, seed=2)
     before = memory.embedding.clone()

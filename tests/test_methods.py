@@ -130,6 +130,34 @@ def test_without_unsupervised_weights_the_step_is_the_supervised_one(name):
         assert torch.allclose(gradient, theirs[key], atol=1e-6), key
 
 
+# In batches: what takes the loss passes together, and with how many views. Two unless it is said here.
+TOGETHER = {"supervised": 1, "fullysupervised": 1, "pseudolabel": 1, "mixmatch": 3, "marginmix": 4}
+TOGETHER |= {"remixmatch": 6, "remixmatch/authors": 12}  # labelled, K strong, weak; the first strong one; turned
+UNTRACKED = ("mixmatch", "remixmatch", "marginmix")  # their guesses are not in the running statistics
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_view_that_gives_pseudo_labels_is_normalised_by_itself(name):
+    trial, seen = Trial(name), []
+    norm, batch = trial.model.backbone[1], trial.batch()
+
+    def spy(module, inputs):
+        seen.append((len(inputs[0]), module.training, module.track_running_stats))
+
+    norm.register_forward_pre_hook(spy)
+    passes = []
+    trial.model.backbone.register_forward_pre_hook(lambda module, inputs: passes.append(inputs[0].detach().clone()))
+    trial.update(batch=batch)
+    alone = [i for i, images in enumerate(passes) if any(torch.equal(images, view) for view in batch.weak)]
+    (together,) = set(range(len(passes))) - set(alone)
+    method = name.partition("/")[0]
+    assert [seen[i] for i in alone] == [(6, True, method not in UNTRACKED)] * len(batch.weak)
+    assert seen[together] == (6 * TOGETHER.get(name, TOGETHER.get(method, 2)), True, True)
+    if method not in UNTRACKED:  # where the images are not mixed
+        strong = batch.strong if TOGETHER.get(method, 2) > 1 else ()
+        assert torch.equal(passes[together], torch.cat([batch.labelled, *strong]))
+
+
 @contract
 def test_second_prediction_is_a_distribution(name):
     trial = Trial(name)

@@ -29,17 +29,29 @@ def test_confusion_recall_and_f1_as_loops():
     for c in range(K):
         hit = sum(t == c == q for t, q in pairs)
         true, named = sum(t == c for t, _ in pairs), sum(q == c for _, q in pairs)
-        recall.append(hit / true if true else 0.0)
-        precision = hit / named if named else 0.0
-        f1.append(2 * precision * recall[c] / (precision + recall[c]) if hit else 0.0)
-    assert metrics.recall(counts).tolist() == pytest.approx(recall)
-    assert metrics.macro_f1(counts) == pytest.approx(sum(f1) / K)
-    assert recall[3] == 0.0
+        recall.append(hit / true if true else None)
+        if true:
+            precision = hit / named if named else 0.0
+            f1.append(2 * precision * recall[c] / (precision + recall[c]) if hit else 0.0)
+    assert pairs and any(q == 3 for _, q in pairs)  # named, and never right
+    assert recall[3] is None and metrics.recall(counts) == pytest.approx(recall)
+    assert len(f1) == K - 1 and metrics.macro_f1(counts) == pytest.approx(sum(f1) / (K - 1))
+    assert metrics.untested(counts.tolist(), "abcde") == ["d"]
 
 
-def test_class_absent_from_truth_and_prediction_counts_zero():
-    counts = torch.diag(torch.tensor([3, 4, 0]))
-    assert metrics.macro_f1(counts) == pytest.approx(2 / 3)
+@pytest.mark.parametrize(
+    "counts, recall, f1, absent",
+    [
+        ([[3, 0, 0], [0, 4, 0], [0, 0, 0]], [1.0, 1.0, None], 1.0, ["c"]),  # all are right: two classes, both whole
+        ([[0, 0, 3], [0, 4, 0], [0, 0, 0]], [0.0, 1.0, None], 0.5, ["c"]),  # taken for a class that cannot be tested
+        ([[3, 0, 0], [0, 4, 0], [2, 0, 0]], [1.0, 1.0, 0.0], (0.75 + 1 + 0) / 3, []),  # never right: 0, and counted
+        ([[5, 0, 0], [0, 0, 0], [0, 0, 0]], [1.0, None, None], 1.0, ["b", "c"]),
+    ],
+)
+def test_a_class_without_a_test_face_is_in_no_mean(counts, recall, f1, absent):
+    assert metrics.recall(torch.tensor(counts)) == recall
+    assert metrics.macro_f1(torch.tensor(counts)) == pytest.approx(f1)
+    assert metrics.untested(counts, ["a", "b", "c"]) == absent
 
 
 def test_calibration_error_as_a_loop():

@@ -54,7 +54,7 @@ def put(study, config, seed, names=("semantic", "text", "instance")):
         log.add(step, levels)
     record = {
         "key": config.key, "config": config.to_dict(), "data": {"classes": CLASSES, "fingerprint": fingerprint},
-        "constants": {"tau": 0.6}, "metrics": {"classifier": {"mean_last5": {"accuracy": 0.5}}, "fused": None},
+        "constants": {"tau": 0.6}, "metrics": {"classifier": {"mean_last_fifth": {"accuracy": 0.5}}, "fused": None},
         "provenance": {"device": "cpu: made up", "finished": "2026-01-01T00:00:00Z"},
     }  # fmt: skip
     dumps.write(study.results, log, record, made_up(seed + 100)[1])

@@ -52,7 +52,7 @@ def test_a_changed_record_makes_the_readme_stale():
     page, known = paths.ROOT / "README.md", records.with_repeats(STUDY.records)
     changed = copy.deepcopy(known)
     last = next(r for r in changed if r["kind"] == "run" and r["config"]["method"] == "sitfer")
-    last["metrics"]["classifier"]["mean_last5"]["accuracy"] += 0.01
+    last["metrics"]["classifier"]["mean_last_fifth"]["accuracy"] += 0.01
     fresh, stale = (readme.render(page, readme.pages(STUDY, some)[page]) for some in (known, changed))
     assert fresh == page.read_text("utf-8") != stale
     missing = [r for r in known if r["kind"] != "run" or r["config"]["method"] != "sitfer"]

@@ -85,6 +85,22 @@ def test_setting_says_data_start_and_what_it_is_worth():
     assert tables.setting([])["in all runs"].tolist() == ["not run"]
 
 
+def test_a_class_without_a_test_face_and_twins_are_said_in_the_head():
+    records = [synthetic.run("supervised", seed) for seed in range(3)]
+    for record, twins in zip(records, (0, 7, 3)):
+        last = record["metrics"]["classifier"]["last"]
+        last["recall"][2], last["confusion"][2], record["split"]["twins"] = None, [0] * 7, twins
+    found = tables.setting(records).set_index("what")["in all runs"]
+    assert found["data"].endswith("duplicates of test faces; 0 to 7 twins of labelled faces unused")
+    assert found["test"].endswith("of them; none of disgust: recall none, not in macro F1")
+    recall = tables.recall(records)
+    assert recall.disgust.isna().all() and recall.drop(columns="disgust").notna().all(axis=None)
+    shown = printing.show(recall, empty="none").data.splitlines()
+    assert [line.split("|")[6].strip() for line in shown[2:]] == ["none"] * 3
+    ax = figures.recall(recall.groupby(["labels", "method"]).mean()).axes[0]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [name for name in EXPRESSIONS if name != "disgust"]
+
+
 def test_provenance_counts_what_was_made():
     found = tables.provenance(PARTIAL)
     assert found.made.sum() == 7 and found.hours.sum() == pytest.approx(7 * 100 / 3600)

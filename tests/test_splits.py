@@ -53,6 +53,22 @@ def test_lists_are_sorted_disjoint_and_whole(include):
         assert (np.diff(part) > 0).all()
 
 
+@pytest.mark.parametrize("include", [False, True])
+def test_twins_of_labelled_and_held_out_faces_are_in_no_list(include):
+    options = {"validation": 0.25, "include_labelled": include}
+    plain = split(400, **options)
+    first, rest = np.arange(len(POOL)), np.setdiff1d(plain.unlabelled, plain.labelled)
+    first[rest[:3]] = plain.labelled[0]  # two unlabelled faces and a third one look like a labelled face,
+    first[rest[3]] = plain.validation[0]  # one like a held-out face,
+    first[plain.labelled[2]] = first[plain.labelled[1]]  # two labelled ones like each other,
+    first[rest[5]] = first[rest[4]]  # and two unlabelled ones, which may
+    drawn = split(400, twins=first, **options)
+    assert drawn.twins == 4 and plain.twins == 0 and drawn.hash != plain.hash
+    assert drawn.unlabelled.tolist() == np.setdiff1d(plain.unlabelled, rest[:4]).tolist()
+    for part in ("labelled", "validation", "counts"):
+        assert np.array_equal(getattr(drawn, part), getattr(plain, part))
+
+
 def test_validation_is_a_share_of_the_labelled_class_by_class():
     drawn, plain = split(700, validation=0.2), split(700)
     np.testing.assert_array_equal(np.bincount(POOL[drawn.validation]), [20] * 7)

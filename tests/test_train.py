@@ -196,7 +196,7 @@ def test_evaluation_is_of_the_averaged_model(toy_root):
 
 
 def test_best_last_and_selected(toy_root, monkeypatch):
-    training = toy.set_up(toy.config("supervised", labels=12, validation=0.25), toy_root)
+    training = toy.set_up(toy.config("supervised", labels=12, validation=0.25, steps=5), toy_root)
     scores = {"test": [0.2, 0.6, 0.4, 0.6, 0.3, 0.5], "validation": [0.5, 0.1, 0.9, 0.9, 0.2, 0.3]}
     turn = {}
 
@@ -211,14 +211,31 @@ def test_best_last_and_selected(toy_root, monkeypatch):
     monkeypatch.setattr(evaluate, "predict", predict)
     monkeypatch.setattr(metrics, "evaluation", evaluation)
     for training.step in range(6):
-        training.tally.add(Step(torch.zeros(()), {"labelled": torch.zeros(())}), None)
+        training.tally.add(training.step, Step(torch.zeros(()), {"labelled": torch.zeros(())}), None)
         evaluate.log(training)
     out = evaluate.summary(training)
     assert out["fused"] is None
     head = out["classifier"]
     assert head["last"]["step"] == 5 and head["best_on_test"]["step"] == 1  # the first of equals
     assert head["selected"]["step"] == 2  # by validation, whatever the test says
-    assert head["mean_last5"]["accuracy"] == pytest.approx((0.6 + 0.4 + 0.6 + 0.3 + 0.5) / 5)
+    assert head["mean_last_fifth"]["accuracy"] == 0.5  # step 4 is at 80 %, not after it
+
+
+@pytest.mark.parametrize(
+    "steps, evaluations, late",
+    [
+        (2000, 20, [1700, 1800, 1900, 2000]),
+        (2000, 10, [1800, 2000]),
+        (200, 5, [200]),  # the demo's: 160 is at 80 %
+        (1000, 3, [1000]),
+        (7, 7, [6, 7]),
+        (1, 1, [1]),
+        (48_000, 100, list(range(38_880, 48_001, 480))),
+    ],
+)
+def test_the_reported_mean_is_over_the_last_fifth_of_the_steps(steps, evaluations, late):
+    history = [{"step": step} for step in sorted(loop.evenly(steps, evaluations))]
+    assert [entry["step"] for entry in evaluate.last_fifth(history, steps)] == late
 
 
 def test_validation_faces_are_neither_learnt_from_nor_tested_on(toy_root):
@@ -270,8 +287,8 @@ def test_record_holds_what_it_should(whole, toy_root):
         last = record["metrics"][head]["last"]
         assert last["step"] == 18 and sum(map(sum, last["confusion"])) == 18 and last["accuracy"] <= 1
         assert record["metrics"][head]["best_on_test"]["accuracy"] >= last["accuracy"]
-        mean = sum(entry[head]["accuracy"] for entry in record["history"][-5:]) / 5
-        assert record["metrics"][head]["mean_last5"]["accuracy"] == pytest.approx(mean, abs=1e-5)
+        mean = sum(entry[head]["accuracy"] for entry in record["history"][-2:]) / 2  # steps 15 and 18 of 18
+        assert record["metrics"][head]["mean_last_fifth"]["accuracy"] == pytest.approx(mean, abs=1e-5)
     provenance = record["provenance"]
     assert {"commit", "dirty", "source", "versions", "device", "threads", "precision", "seconds"} <= set(provenance)
     assert str(toy_root) not in files.canonical(record)

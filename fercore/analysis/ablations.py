@@ -17,7 +17,7 @@ from fercore.study import plan
 from fercore.study import records as store
 from fercore.study.profiles import Profile
 from fercore.text import PROMPTS
-from fercore.training.evaluate import LAST
+from fercore.training.evaluate import last_fifth
 
 OPTIMUM = {"tau": Config.tau}  # stated: best in Figure 4(a); that of (b) is lost in the text
 RATE, RIVAL_RATE = "lr", "lr of FixMatch"
@@ -142,17 +142,17 @@ def history(made: Iterable[Mapping], runs: pd.DataFrame) -> pd.DataFrame:
 def by_class(made: Iterable[Mapping], runs: pd.DataFrame) -> pd.DataFrame:
     """A row for each of these runs and each class: AT, class, and three numbers.
 
-    share: of the test faces (%). recall: last evaluation (%). kept: pseudo-labels of this class in the loss, a count
-    over the last evaluations.
+    share: of the test faces (%). recall: last evaluation (%), NaN where it has no test face. kept: pseudo-labels of
+    this class in the loss, a count over the last 20 % of the steps.
     """
     rows = []
     for row, record in of(made, runs):
         last = record["metrics"]["classifier"]["last"]
-        faces = np.sum(last["confusion"], axis=1)
-        kept = np.sum([entry["pseudo_counts"] for entry in record["history"][-LAST:]], axis=0)
+        faces, late = np.sum(last["confusion"], axis=1), last_fifth(record["history"], record["config"]["steps"])
+        kept = np.sum([entry["pseudo_counts"] for entry in late], axis=0)
         for k, name in enumerate(record["data"]["classes"]):
             line = {at: row[at] for at in AT} | {"class": name, "kept": int(kept[k])}
-            rows.append(line | {"share": 100 * faces[k] / faces.sum(), "recall": 100 * last["recall"][k]})
+            rows.append(line | {"share": 100 * faces[k] / faces.sum(), "recall": store.percent(last["recall"][k])})
     return pd.DataFrame(rows, columns=[*AT, "class", "share", "recall", "kept"])
 
 

@@ -1,7 +1,7 @@
 """The published numbers, read from params/claims.yaml, and what our records say to them.
 
 The rule, written here and nowhere else. Measured is the classifier's accuracy (or macro F1, where the claim is about
-it) on the test split, mean of the last five evaluations, in percent. Two runs are a pair when their configurations
+it) on the test split, mean over the last 20 % of the steps, in percent. Two runs are a pair when their configurations
 differ in the compared thing alone: same seed, same split, same start, same steps.
 
 direction   "b is above a". Over the n pairs: gain = mean(b - a), error = std(b - a) / sqrt(n), and
@@ -39,7 +39,7 @@ from fercore.config import Run
 from fercore.errors import UserError
 from fercore.files import canonical
 from fercore.study.records import of_one_start
-from fercore.training.evaluate import LAST
+from fercore.training.evaluate import last_fifth
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN = "reproduced", "partly", "not reproduced", "not run"
 STATES = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_RUN)
@@ -217,7 +217,9 @@ def compare(claim: Claim, records: Iterable[Mapping]) -> list[Comparison]:
     return out
 
 
-def measure(record: Mapping, metric: str = "accuracy", head: str = "classifier", which: str = "mean_last5") -> float:
+def measure(
+    record: Mapping, metric: str = "accuracy", head: str = "classifier", which: str = "mean_last_fifth"
+) -> float:
     """A finished run's result in percent."""
     return 100 * record["metrics"][head][which][metric]
 
@@ -244,10 +246,11 @@ def differences(
 
 
 def level_differences(records: Iterable[Mapping], below: str, above: str) -> list[float]:
-    """Points by which one level is more often right than another: a mean over the last five evaluations per run."""
+    """Points by which one level is more often right than another: a mean over the last 20 % of the steps per run."""
     out = []
     for record in records:
-        last = [h["level_accuracy"] for h in record["history"][-LAST:] if h.get("level_accuracy")]
+        late = last_fifth(record["history"], record["config"]["steps"])
+        last = [h["level_accuracy"] for h in late if h.get("level_accuracy")]
         if gaps := [100 * (h[above] - h[below]) for h in last if None not in (h.get(above), h.get(below))]:
             out.append(statistics.fmean(gaps))
     return out

@@ -43,7 +43,7 @@ CHANGES = {  # every rung of the ladder: as the code has it, as the paper has it
 }
 READINGS = {  # of a run: columns of records.table beside its accuracy
     "fused": "fused head over classifier",
-    "best_on_test": "best on test over the mean of the last five",
+    "best_on_test": "best on test over the mean of the last 20 %",
 }
 VERDICTS = ("confirmed", "refuted", "partly", "new")  # what had been said of the code; new: found by reading it
 COLUMNS = ["number", "point", "paper", "code", "where", "verdict", "measured", "computed", "says"]

@@ -4,7 +4,6 @@ Extracts are as `features.complete` gives them. A row is a method, under the nam
 and other shares are in percent.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -83,7 +82,7 @@ def memory(extracts: Iterable[Extract]) -> pd.DataFrame:
     lines = []
     for e in extracts:
         if held := e.about["memory"]:
-            shares = {name: math.nan if held.get(name) is None else 100 * held[name] for name in ("right", "purity")}
+            shares = {name: records.percent(held.get(name)) for name in ("right", "purity")}
             lines.append(_about(e) | held | {"drawn": len(e.tensors["slots"])} | shares)
     columns = ["row", "seed", "slots", "given", "guessed", "right", "drawn", "purity", "cosine", "between"]
     return _sorted(pd.DataFrame(lines, columns=columns))

@@ -20,6 +20,7 @@ from fercore.config import Run
 from fercore.data.expressions import EXPRESSIONS
 from fercore.methods.api import METHODS, title
 from fercore.study import records as store
+from fercore.training import metrics
 
 LEVELS = ("semantic", "text", "instance", "fused")
 SAID = {state: state for state in claims.STATES} | {claims.PARTLY: "partly reproduced"}
@@ -78,19 +79,22 @@ def history(records: Iterable[Mapping]) -> pd.DataFrame:
         for entry in r["history"]:
             levels = {f"level_{level}": share for level, share in entry.get("level_accuracy", {}).items()}
             shares = {"accuracy": entry["classifier"]["accuracy"], "kept": entry.get("kept"), **levels}
-            row = {"step": entry["step"]} | {k: math.nan if v is None else 100 * v for k, v in shares.items()}
+            row = {"step": entry["step"]} | {k: store.percent(v) for k, v in shares.items()}
             rows.append(of | row)
     columns = ["labels", "method", "seed", "step", "accuracy", "kept", *(f"level_{level}" for level in LEVELS)]
     return pd.DataFrame(rows, columns=columns)
 
 
 def recall(records: Iterable[Mapping]) -> pd.DataFrame:
-    """Recall of each class (%) at the last evaluation; a row for each finished run: labels, method, seed."""
+    """Recall of each class (%) at the last evaluation; a row for each finished run: labels, method, seed.
+
+    NaN for a class without a test face: `setting` names it.
+    """
     rows = {}
     for r in ran(records):
         shares = r["metrics"]["classifier"]["last"]["recall"]
         key = tuple(r["config"][name] for name in ("labels", "method", "seed"))
-        rows[key] = {name: 100 * share for name, share in zip(r["data"]["classes"], shares)}
+        rows[key] = {name: store.percent(share) for name, share in zip(r["data"]["classes"], shares)}
     index = pd.MultiIndex.from_tuples(rows, names=["labels", "method", "seed"])
     return pd.DataFrame(rows.values(), index, columns=None if rows else EXPRESSIONS)
 
@@ -107,11 +111,18 @@ def setting(records: Sequence[Mapping]) -> pd.DataFrame:
     """What the runs have in common, a line for each thing: data and test split, start, network, steps, text, device."""
     done, lines = ran(records), []
     for data in unique(r["data"] for r in done):
-        shown = next(r["metrics"]["classifier"]["last"]["confusion"] for r in done if r["data"] == data)
+        here = [r for r in done if r["data"] == data]
+        shown = here[0]["metrics"]["classifier"]["last"]["confusion"]
         counts, dropped = np.sum(shown, axis=1), data["duplicates_dropped"]
         doubles = f", {dropped:,} more dropped as duplicates of test faces" if dropped else ""
+        twins = sorted({r["split"].get("twins", 0) for r in here})
+        if twins[-1]:
+            few_to_many = " to ".join(f"{n:,}" for n in unique([twins[0], twins[-1]]))
+            doubles += f"; {few_to_many} twins of labelled faces unused"
         share = f"{data['classes'][counts.argmax()]} is {100 * counts.max() / counts.sum():.1f} % of them"
         faces = f"{data_name(data['name'])} ({data['fingerprint']}): {data['train']:,} training faces{doubles}"
+        absent = metrics.untested(shown, data["classes"])
+        share += f"; none of {', '.join(absent)}: recall none, not in macro F1" if absent else ""
         lines += [("data", faces), ("test", f"{data['tested_on']}, {data['test']:,} faces; {share}")]
     worth = {r["key"]: r for r in records if r["kind"] == "pretrain" and r["status"] == "finished"}
     starts = [r["start"] for r in done]

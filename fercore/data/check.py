@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fercore import data
-from fercore.data import pictures
-from fercore.data.faces import SPLITS, TEST, TRAIN, UNLABELLED
+from fercore.data.faces import SPLITS, TEST, TRAIN, UNKNOWN, UNLABELLED
 from fercore.errors import UserError
 
 # Published counts: (what, per class in the order of the loader's classes, or the total where no more is known).
@@ -43,9 +42,10 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
 
     "counts": {split: faces per class}; "official": {split: {"what", "counts", "total"}}; "verdict": {split: text};
     "unreadable": one line for each; "duplicates": pictures whose pixels are identical, namely "within_train"
-    (training faces that repeat an earlier one), "train_in_test" and "test_in_train" (faces that also occur in the
-    other split), "conflicting" (faces that also occur with another label); "constant": faces of a single value;
-    "unlabelled": faces without a label; "untested": classes without a test face; "left_out": {reason: files}.
+    (training faces, with or without a label, that repeat an earlier one), "train_in_test" and "test_in_train" (faces
+    that also occur in the other split), "conflicting" (faces that also occur with another label); "constant": faces of
+    a single value; "unlabelled": faces without a label; "untested": classes without a test face; "left_out":
+    {reason: files}.
     Raises UserError where not even the labels can be read.
     """
     hashes, unreadable, constant = [], [], 0
@@ -83,7 +83,7 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
         "constant": constant,
         "unlabelled": int((table.split == UNLABELLED).sum()),
         "untested": [name for name, n in zip(table.classes, counts.get("test", [1] * k)) if not n],
-        "left_out": dict(pictures.left_out(source.root, set(table.sources))) if source.root else {},
+        "left_out": dict(source.left_out(table)),
     }
 
 
@@ -107,11 +107,11 @@ def verdict(counts: list[int], official: dict | None) -> str:
 
 def duplicates(hashes: list[bytes | None], labels: np.ndarray, split: np.ndarray) -> dict[str, int]:
     known = [(key, int(label), int(part)) for key, label, part in zip(hashes, labels, split) if key is not None]
-    train = Counter(key for key, _, part in known if part == TRAIN)
+    train = Counter(key for key, _, part in known if part in (TRAIN, UNLABELLED))
     test = Counter(key for key, _, part in known if part == TEST)
     names = defaultdict(set)
     for key, label, _ in known:
-        names[key].add(label)
+        names[key] |= {label} - {UNKNOWN}
     return {
         "within_train": sum(train.values()) - len(train),
         "train_in_test": sum(count for key, count in train.items() if key in test),
@@ -146,7 +146,8 @@ def render(report: dict) -> str:
             *(row(*line) for line in lines),
             "",
             f"identical pictures: {same['train_in_test']:,} training faces are also in test "
-            f"({same['test_in_train']:,} test faces in training), {same['within_train']:,} repeat within training, "
+            f"({same['test_in_train']:,} test faces in training), {same['within_train']:,} repeat within training "
+            f"(a run leaves out the unlabelled twins of its labelled faces), "
             f"{same['conflicting']:,} carry conflicting labels",
             f"constant pictures: {report['constant']:,}",
             *([f"without a label: {report['unlabelled']:,}"] if report["unlabelled"] else []),

@@ -69,7 +69,8 @@ def refresh(encode: Encode, slots: Tensor, labels: Tensor, state: State, config:
 
 def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Step:
     """Labelled loss, consistency in subset I, contrast in subset II."""
-    labelled, one, two, strong = model.joint_forward(batch.labelled, *batch.weak, batch.strong[0])
+    labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
+    one, two = map(model, batch.weak)  # as released, each by itself, and with gradient
     with torch.no_grad():
         p = (one.logits.softmax(1) + two.logits.softmax(1)) / 2
         confidence, pseudo_label = p.max(1)

@@ -72,7 +72,7 @@ def step(model: ImageEncoder, batch: Batch, state: State, config: Config) -> Ste
     """Labelled loss, consistency in subset I, negative learning in subset II."""
     labelled, strong = model.joint_forward(batch.labelled, batch.strong[0])
     with torch.no_grad():
-        one, two = model.joint_forward(*batch.weak)
+        one, two = map(model, batch.weak)
         p = (one.logits.softmax(1) + two.logits.softmax(1)) / 2
         confidence, pseudo_label = p.max(1)
         keep = confidence >= state.margin[pseudo_label]

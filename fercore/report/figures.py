@@ -157,9 +157,10 @@ def curve(ax: Axes, history: pd.DataFrame, what: str, colour: str, label: str, w
 
 
 def recall(table: pd.DataFrame) -> Figure:
-    """Recall (%) at the largest budget of the table (rows: labels, method), a column for each class."""
+    """Recall (%) at the largest budget of the table (rows: labels, method), a column for each class that is tested."""
     budget = table.index.get_level_values("labels").max()
     table = table[table.index.get_level_values("labels") == budget].droplevel("labels").rename(index=row_name)
+    table = table.dropna(axis=1, how="all")
     if table.empty:
         return nothing()
     figure, ax = plt.subplots(figsize=(SIZE[0], max(SIZE[1], 1.1 + 0.25 * len(table))))

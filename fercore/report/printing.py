@@ -25,9 +25,9 @@ FORMATS |= {"mean cosine": "z.2f", "smallest": "z.2f", "largest": "z.2f", "least
 FORMATS |= {"divergence": ".3f"}
 
 
-def show(frame: pd.DataFrame | pd.Series) -> Markdown:
-    """The table as JupyterLab renders it and nbval compares it."""
-    return Markdown(markdown(flat(frame)))
+def show(frame: pd.DataFrame | pd.Series, empty: str = "") -> Markdown:
+    """The table as JupyterLab renders it and nbval compares it; `empty` is printed where it has no number."""
+    return Markdown(markdown(flat(frame), empty))
 
 
 def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
@@ -38,9 +38,9 @@ def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
     return frame.assign(**{name: frame[name].map(row_name, na_action="ignore") for name in named})
 
 
-def markdown(frame: pd.DataFrame) -> str:
+def markdown(frame: pd.DataFrame, empty: str = "") -> str:
     """The frame as a Markdown table: numbers right, words left."""
-    shown = _printed(frame).map(lambda v: str(v).replace("|", "\\|").replace("\n", "; "))
+    shown = _printed(frame).map(lambda v: v.replace("|", "\\|").replace("\n", "; ") if v.strip() else empty)
     right = [_numeric(frame, column) for column in shown.columns]
     titles = [str(c).replace("\n", " ") for c in shown.columns]
     widths = [max([len(t), 4, *map(len, shown.iloc[:, i])]) for i, t in enumerate(titles)]

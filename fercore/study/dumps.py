@@ -60,7 +60,7 @@ def write(results: Path, log: LevelLog, record: Mapping, labels: Int64[Tensor, "
     kept |= {"rows": log.rows.int(), "labels": labels.to(torch.uint8)}
     about = {"config": record["config"], "classes": record["data"]["classes"], "levels": names, "steps": steps}
     about |= {"tau": record["constants"].get("tau"), "fingerprint": record["data"]["fingerprint"]}
-    means = {head: of["mean_last5"] for head, of in record["metrics"].items() if of}
+    means = {head: of["mean_last_fifth"] for head, of in record["metrics"].items() if of}
     about |= {"metrics": means, "provenance": record["provenance"]}
     tensors.save(file(results, record["key"]), kept, {"dump": files.canonical(about)})
 

@@ -19,7 +19,7 @@ from fercore.errors import UserError
 from fercore.training.simclr import Pretrain
 
 GRID = {"labels": int, "seeds": int, "split_seeds": int, "methods": str}
-OTHER = {"profile", "data_root", "notebooks", "points", "start", "dataset"}
+OTHER = {"profile", "data_root", "notebooks", "points", "start", "dataset", "unlabelled"}
 NOT_SHARED = {"labels", "seed", "split_seed", "method", "source", "start", "start_keys"}
 SHARED = {f.name for f in dataclasses.fields(Run)} - NOT_SHARED
 
@@ -117,6 +117,10 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
         shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    if (more := values.get("unlabelled")) is not None:
+        if not isinstance(more, str):
+            raise UserError(f"{file}: unlabelled: expected the path of a folder, got {more!r}")
+        shared["dataset_options"] = shared.get("dataset_options", {}) | {"unlabelled": more}
     split_seeds = values.get("split_seeds", values["seeds"])
     if len(split_seeds) != len(values["seeds"]):
         raise UserError(f"{file}: split_seeds: needs one value for each of seeds, or to be left out")

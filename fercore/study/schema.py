@@ -37,7 +37,7 @@ class Head(Part):
     last: Evaluation
     best_on_test: Evaluation
     selected: Evaluation | None
-    mean_last5: Scores
+    mean_last_fifth: Scores
 
 
 class Heads(Part):
@@ -85,6 +85,7 @@ class Split(Part):
     hash: str
     labelled: list[Count]
     counts: list[Count]
+    twins: Count = 0
 
 
 class Start(Part):

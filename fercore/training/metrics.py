@@ -1,5 +1,7 @@
 """What is measured on a set of predictions."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -21,6 +23,11 @@ def macro_f1(counts: Int64[Tensor, "k k"]) -> float:
     hit, there = counts.diagonal(), counts.sum(1)
     f1 = 2 * hit / (there + counts.sum(0)).clamp_min(1)
     return float(f1[there > 0].mean())
+
+
+def untested(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:
+    """The classes that the test set does not have, of a confusion [k, k]."""
+    return [name for name, row in zip(classes, counts) if not sum(row)]
 
 
 def calibration_error(p: Float[Tensor, "n k"], truth: Int64[Tensor, " n"], bins: int = 15) -> float:
