@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -305,7 +306,7 @@ def test_weights_with_wrong_keys(refused, toy_root, tmp_path):
         (["train", "--dataset", "own", "--method", "sitfer"], r"--labels"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "many"], r"--labels.*integer"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "9", "--set", "tau"], r"--set: 'tau'"),
-        (["train", "--dataset", "own", "--method", "sitfer", "--labels", "-1"], r"labels: -1; expected a budget"),
+        (["train", "--dataset", "own", "--method", "sitfer", "--labels", "-1"], r"labels: -1; expected at least 0"),
         (
             ["train", "--dataset", "own", "--method", "sitfer", "--labels", "9"],
             r"own: no data root given; expected a f",
@@ -327,6 +328,97 @@ def test_bad_arguments(refused, call, arguments, message):
         assert call(*arguments)[0] == 0  # a control looks at no words
         return
     assert re.search(message, refused(*arguments))
+
+
+WRONG = """
+    --prompt 'a face'                     prompt: 'a face' needs exactly one {} for the expression
+    --prompt '{} {}'                      prompt: '{} {}' needs exactly one {}
+    --labels 2                            own: labels: 2 for 3 classes leave some without any
+    --labels 100                          own: 100 labels asked for, the training set has 48
+    --labels nan                          --labels
+    --precision fp8                       precision: 'fp8'; expected one of auto, fp32, bf16
+    --schedule step                       schedule: 'step'; expected one of constant, cosine
+    --lr 0                                lr: 0.0; expected more than 0
+    --lr -1                               lr: -1.0; expected more than 0
+    --lr nan                              lr: expected a number, got nan
+    --lr inf                              lr: expected a number, got inf
+    --lr fast                             --lr
+    --batch 1                             batch: 1; expected at least 2
+    --unlabelled-batch 1                  unlabelled_batch: 1; expected at least 2
+    --batch 1000000                       batch: 1000000; expected at least 2 and at most 65,536
+    --checkpoint-every 0                  --checkpoint-every
+    --image-size 1                        image_size: 1; expected at least 8
+    --image-size 100000                   image_size: 100000; expected at least 8 and at most 2,048 pixels
+    --ema 1                               ema: 1.0; expected at least 0 and less than 1
+    --ema nan                             ema: expected a number, got nan
+    --validation 1                        validation: 1.0; expected at least 0 and less than 1
+    --validation 0.9                      leave none for training beside validation=0.9
+    --evaluations 0                       evaluations: 0 does not lie between 1 and steps (2)
+    --evaluations 9                       evaluations: 9 does not lie between 1 and steps (2)
+    --steps 0                             steps: 0; expected at least 1
+    --steps 1000000000000                 steps: 1000000000000; expected at least 1 and at most 100,000,000
+    --seed -1                             seed: -1; expected at least 0
+    --seed 99999999999                    seed: 99999999999; expected at least 0 and at most 4,294,967,295
+    --split-seed -1                       split_seed: -1; expected at least 0
+    --device mps                          device: mps is not supported; use auto, cpu, cuda or cuda:N
+    --device xpu                          device: xpu is not supported
+    --device gpu                          device: 'gpu' is unknown
+    --encoder resnet99                    encoder: 'resnet99' is unknown
+    --start imagnet                       start: 'imagnet' is unknown
+    --start pretrain:../../x              start: 'pretrain:../../x' is unknown
+    --start file:absent.pt                absent.pt: no such weights file
+    --start imagenet                      start: imagenet: no ImageNet weights for toy
+    --text word2vec                       text: 'word2vec' is unknown
+    --method sitfre                       method: 'sitfre' is unknown
+    --method sitfer/all                   method: sitfer has no variant 'all'
+    --dataset celeba                      unknown data set 'celeba'
+    --set tau=0.5                         options of supervised: unknown tau; known are none
+    --set tau=NaN                         options: expected keys and values as in JSON, got {'tau': nan}
+    --set tau=1 --set tau=2               --set: tau is given twice
+    --data-option sizes=3                 own: unknown option 'sizes'
+    --data-option channels=cmyk           own: channels: 'cmyk' is unknown
+    --data-option classes=3               own: classes=3; expected a list of names
+    --data-option unlabelled=3            own: unlabelled: expected a folder, got 3
+    --data-option test_share=much         own: test_share: expected a number, got 'much'
+    --dataset facs --data-option n=many   facs: n: expected a whole number, got 'many'
+    --dataset facs --data-option n=-5     facs: n is -5, expected 1 to 1,000,000
+    --dataset facs --data-option n=10000000000   facs: n is 10000000000, expected 1 to 1,000,000
+    --dataset facs --data-option difficulty=hard   facs: difficulty: expected a number, got 'hard'
+"""
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in WRONG.strip().splitlines()])
+def test_a_wrong_value_is_one_line_and_leaves_nothing(line, refused, toy_root, tmp_path):
+    given, said = re.split(r" {3,}", line)
+    printed = refused(*train_on(toy_root, tmp_path / "r", *shlex.split(given)))
+    assert said in printed and len(printed) < 400
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_that_fails_is_one_line(call, toy_root, tmp_path):
+    code, out, err = call(*train_on(toy_root, tmp_path, "--lr", 1e30, "--steps", 4))
+    assert code == 1 and out == [] and "Traceback" not in "".join(err)
+    assert err[-1].startswith("error: loss is not finite at step 2: total nan, labelled nan")
+
+
+def test_a_sweep_with_failed_runs_says_why_and_ends_with_1(call, profile, toy_root, tmp_path):
+    path = profile(labels=[9], seeds=[0], lr=1e30)
+    where = [path, *place(toy_root, tmp_path), "--device", "cpu"]
+    reasons = ["  supervised/9/0: loss is not finite at step 2: total nan, labelled nan"]
+    for options, lines in (((), 2), ((), 2), (("--retry",), 4)):
+        code, out, err = call("sweep", *where, *options)
+        assert code == 1 and out == [f"{tmp_path / 'results' / 'records.jsonl'}: 2 runs of 2 are missing"]
+        told = [line for line in err if line.startswith(("error", "  ", "2 runs failed before"))]
+        assert told[-3].endswith("records.jsonl: 2 runs failed") and told[-2].startswith(reasons[0])
+        again = "2 runs failed before by this code and are not tried again; --retry tries them"
+        assert (told[0] == again) == (len(told) == 4)
+        assert len(records.read(tmp_path / "results" / "records.jsonl")) == lines
+    assert call("sweep", *where, "--seeds", 0, "--labels", 9)[0] == 1
+
+
+def test_a_selection_without_any_run_is_refused(refused, profile, toy_root, tmp_path):
+    line = refused("sweep", profile(), *place(toy_root, tmp_path), "--seeds", 9)
+    assert "toy.yaml: there is no run of these methods, labels and seeds" in line
 
 
 def test_bad_device(refused, toy_root, tmp_path):

@@ -63,7 +63,6 @@ def test_data_root_from_option_environment_or_yaml_and_in_no_key(profile, tmp_pa
         ({"methods": ["sitfer/all"]}, r"toy\.yaml: method: sitfer has no variant 'all'"),
         ({"options": {"tau": "high"}}, r"toy\.yaml: options of s\w+: "),
         ({"dataset": "fer2012"}, r"toy\.yaml: dataset: 'fer2012' is unknown; known are facs"),
-        ({"lr": "3e-4"}, r"toy\.yaml: lr: expected a number, got '3e-4'; .*3\.0e-4"),
         ({"steps": "many"}, r"toy\.yaml: steps: expected a whole number"),
         ({"evaluations": 9}, r"toy\.yaml: evaluations: 9 does not lie between"),
         ({"notebooks": ["10_table2"]}, r"toy\.yaml: notebooks: expected name"),
@@ -77,13 +76,51 @@ def test_data_root_from_option_environment_or_yaml_and_in_no_key(profile, tmp_pa
         ({"start": {"file": "x.pt", "key": {}}}, r"toy\.yaml: start: expected"),
         ({"start": {"pretrain": {}}}, r"toy\.yaml: start: pretrain: missing key steps"),
         ({"start": {"pretrain": {"steps": 5, "epochs": 1}}}, r"toy\.yaml: start: pretrain: unknown key epochs"),
-        ({"start": {"pretrain": {"steps": 0}}}, r"toy\.yaml: start: pretrain: steps must be at least 1"),
+        ({"start": {"pretrain": {"steps": 0}}}, r"toy\.yaml: start: pretrain: steps: 0; expected at least 1"),
         ({"start": {"pretrain": {"steps": "5"}}}, r"toy\.yaml: start: pretrain: steps: expected a whole number"),
+        *(({"profile": name}, r"toy\.yaml: profile: expected a name") for name in ("../x", "a/b", "..", "/x", "", 5)),
+        ({"notebooks": {"../x": {}}}, r"toy\.yaml: notebooks: expected a name .*, no path, got '\.\./x'"),
+        ({"data_root": 5}, r"toy\.yaml: data_root: expected a folder, got 5"),
+        ({"labels": [-1]}, r"toy\.yaml: labels: -1; expected at least 0"),
+        ({"labels": [True]}, r"toy\.yaml: labels: expected a list, each entry a whole number"),
+        ({"seeds": [-1]}, r"toy\.yaml: seed: -1; expected at least 0"),
+        ({"split_seeds": [0, 2**40]}, r"toy\.yaml: split_seed: .*at most 4,294,967,295"),
+        ({"steps": 10**12}, r"toy\.yaml: steps: 1000000000000; .*at most 100,000,000"),
+        ({"batch": 1}, r"toy\.yaml: batch: 1; expected at least 2 .*batch normalisation"),
+        ({"image_size": 1}, r"toy\.yaml: image_size: 1; expected at least 8 .*pixels"),
+        ({"ema": 1.0}, r"toy\.yaml: ema: 1.0; expected at least 0 and less than 1"),
+        ({"validation": -0.1}, r"toy\.yaml: validation: -0.1; expected at least 0 and less than 1"),
+        ({"lr": 0}, r"toy\.yaml: lr: 0.0; expected more than 0"),
+        ({"prompt": "a face"}, r"toy\.yaml: prompt: 'a face' needs exactly one {}"),
+        ({"prompt": "{} {}"}, r"toy\.yaml: prompt: '{} {}' needs exactly one {}"),
+        ({"precision": "fp8"}, r"toy\.yaml: precision: 'fp8'; expected one of auto, fp32, bf16"),
+        ({"encoder": "resnet99"}, r"toy\.yaml: encoder: 'resnet99' is unknown"),
+        ({"text": "word2vec"}, r"toy\.yaml: text: 'word2vec' is unknown"),
+        ({"few_labels": 1}, r"toy\.yaml: few_labels: expected true or false, got 1"),
+        ({"methods": ["fixmatch"], "options": {"tau": 1.5}}, r"toy\.yaml: options of fixmatch: tau: 1.5; expected"),
+        ({"start": {"file": 5}}, r"toy\.yaml: start: expected"),
+        ({"start": {"file": "x", "keys": {1: 2}}}, r"toy\.yaml: start_keys: expected keys and values"),
+        *(
+            ({"start": {"pretrain": {"steps": 5} | wrong}}, rf"toy\.yaml: start: pretrain: {message}")
+            for wrong, message in (
+                ({"batch": 1}, "batch: 1; expected at least 2"),
+                ({"lr": -1.0}, "lr: -1.0; expected more than 0"),
+                ({"temperature": 0}, "temperature: 0.0; expected more than 0"),
+                ({"warmup": 2}, "warmup: 2.0; expected at least 0 and at most 1"),
+                ({"weight_decay": -1}, "weight_decay: -1.0; expected at least 0"),
+                ({"projection": -1}, "projection: -1; expected at least 0"),
+                ({"seed": -1}, "seed: -1; expected at least 0"),
+                ({"precision": "fp8"}, "precision: 'fp8'; expected one of"),
+                ({"steps": 10**12}, "steps: 1000000000000; .*at most"),
+                ({"encoder": "resnet18"}, "encoder: 'resnet18'; that of the runs is 'toy'"),
+            )
+        ),
     ],
 )
 def test_bad_profile(changes, message, profile):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         profiles.load(profile(**changes))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +133,45 @@ def test_bad_profile(changes, message, profile):
         ("just words", "expected keys and values"),
         ("- own", "expected keys and values"),
         ("", "expected keys and values"),
+        ("lr: 1.0\nlr: 2.0", "not valid YAML .*the key lr stands twice"),
+        ("options: {tau: 0.5, tau: 0.6}", "not valid YAML .*the key tau stands twice"),
+        ("a: &a [x]\nb: *a", "not valid YAML .*aliases"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nlabels: [*b, *b]", "not valid YAML .*aliases"),  # a bomb begins so
+        ("options: " + 9000 * "[", "not valid YAML"),
+        ("steps: " + 9000 * "9", "not valid YAML"),
+        ("x: " + 600_000 * "a", "larger than 500,000 bytes"),
+        ("<<: {lr: 1.0}", "unknown key <<"),
     ],
 )
 def test_not_a_yaml_of_keys(tmp_path, text, message):
     path = tmp_path / "toy.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=rf"toy\.yaml: {message}"):
+    with pytest.raises(UserError, match=rf"toy\.yaml: {message}") as error:
+        profiles.load(path)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("written", ["010", "1:30", "1_000", "0x10", "1e3", "1.0", "'3'", "yes", "2020-01-01", "~"])
+def test_numbers_are_what_they_look_like(written, profile):
+    """YAML 1.1 reads octal, base 60 and underscores; none of it is a number of steps here."""
+    path = profile()
+    path.write_text(path.read_text().replace("steps: 3", f"steps: {written}"))
+    with pytest.raises(UserError, match=r"toy\.yaml: steps: expected a whole number"):
+        profiles.load(path)
+
+
+@pytest.mark.parametrize("written, value", [("3e-4", 3e-4), ("3.0e-4", 3e-4), ("1", 1.0), ("+.5", 0.5), ("5.", 5.0)])
+def test_numbers_with_and_without_exponent_are_read(written, value, profile):
+    path = profile()
+    path.write_text(path.read_text().replace("lr: 0.001", f"lr: {written}"))
+    assert profiles.load(path).shared["lr"] == value
+
+
+@pytest.mark.parametrize("written", [".nan", ".inf", "1e999", "'0.1'", "yes", "010.5"])
+def test_a_learning_rate_is_a_finite_number(written, profile):
+    path = profile()
+    path.write_text(path.read_text().replace("lr: 0.001", f"lr: {written}"))
+    with pytest.raises(UserError, match=r"toy\.yaml: lr: expected a number"):
         profiles.load(path)
 
 

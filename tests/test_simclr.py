@@ -11,7 +11,7 @@ import toy
 from fercore import files, tensors
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
-from fercore.errors import UserError
+from fercore.errors import RunFailed, UserError
 from fercore.study import records, starts
 from fercore.training import pretrained, simclr
 from fercore.training.checkpoint import Checkpoint
@@ -41,6 +41,13 @@ def whole(toy_root, tmp_path_factory):
 def test_loss_falls(toy_root, tmp_path):
     history = train(config(steps=40, lr=3e-3), toy_root, checkpoint=Checkpoint(tmp_path / "x.pt", 10)).record["history"]
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
+
+
+def test_a_pretraining_that_diverges_says_so_and_leaves_the_checkpoint_before(toy_root, tmp_path):
+    saved = Checkpoint(tmp_path / "x.pt", 1)
+    with pytest.raises(RunFailed, match=r"not finite (at|after) step"):
+        train(config(lr=1e30, warmup=0.0), toy_root, checkpoint=saved)
+    assert all(tensor.isfinite().all() for tensor in saved.load(toy.CPU)["model"].values())
 
 
 def test_record_and_file(whole):
@@ -118,7 +125,10 @@ def test_key_tells_starts_apart():
     assert len(keys) == 5 and config().key == config().key
 
 
-@pytest.mark.parametrize("changes, message", [({"steps": 0}, "steps must be"), ({"batch": 1}, "batch at least 2")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [({"steps": 0}, "steps: 0; expected at least 1"), ({"batch": 1}, "batch: 1; expected at least 2")],
+)
 def test_bad_configuration(changes, message):
     with pytest.raises(UserError, match=message):
         config(**changes)

@@ -5,22 +5,24 @@ Its lists (labels, seeds, methods) span a grid; everything else is shared by all
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import yaml
+from reprlib import repr as short
 
 from fercore import methods as methods_
-from fercore import paths
+from fercore import paths, strict
 from fercore.config import WORDS, Run, typed
 from fercore.data import NAMES
 from fercore.errors import UserError
+from fercore.training import loop
 from fercore.training.simclr import Pretrain
 
 GRID = {"labels": int, "seeds": int, "split_seeds": int, "methods": str}
 OTHER = {"profile", "data_root", "notebooks", "points", "start", "dataset", "unlabelled"}
 NOT_SHARED = {"labels", "seed", "split_seed", "method", "source", "start", "start_keys"}
+NAME = re.compile(r"\w[\w.-]{0,99}")  # of a folder or a notebook
 SHARED = {f.name for f in dataclasses.fields(Run)} - NOT_SHARED
 
 
@@ -87,10 +89,7 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
     if not file.is_file():
         known = ", ".join(path.stem for path in committed())
         raise UserError(f"{file}: no such profile; there are {known}, or give the path of a YAML")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    values = strict.load(file)
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected keys and values, e.g. dataset: fer2013")
     if unknown := sorted(map(str, set(values) - set(GRID) - OTHER - SHARED)):
@@ -101,20 +100,24 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
     for key in GRID.keys() & values:
         given = values[key]
         if not isinstance(given, list) or not given or any(type(v) is not GRID[key] for v in given):
-            raise UserError(f"{file}: {key}: expected a list, each entry {WORDS[GRID[key]]}, got {given!r}")
+            raise UserError(f"{file}: {key}: expected a list, each entry {WORDS[GRID[key]]}, got {short(given)}")
     if values["dataset"] not in NAMES:
-        raise UserError(f"{file}: dataset: {values['dataset']!r} is unknown; known are {', '.join(NAMES)}")
+        raise UserError(f"{file}: dataset: {short(values['dataset'])} is unknown; known are {', '.join(NAMES)}")
     notebooks = values.get("notebooks") or {}
     if not isinstance(notebooks, dict) or not all(isinstance(extra or {}, dict) for extra in notebooks.values()):
-        raise UserError(f"{file}: notebooks: expected name: {{parameter: value}}, got {notebooks!r}")
+        raise UserError(f"{file}: notebooks: expected name: {{parameter: value}}, got {short(notebooks)}")
+    for key, name in (("profile", values.get("profile", "a")), *(("notebooks", str(name)) for name in notebooks)):
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
+            raise UserError(f"{file}: {key}: expected a name of letters, digits, - and _, no path, got {short(name)}")
     around = values.get("points") or {}
     if not isinstance(around, dict) or set(around) - {"labels", "seeds"}:
-        raise UserError(f"{file}: points: expected labels and seeds, each a list, got {around!r}")
+        raise UserError(f"{file}: points: expected labels and seeds, each a list, got {short(around)}")
     for key, given in around.items():
         if not isinstance(given, list) or not given or any(value not in values[key] for value in given):
-            raise UserError(f"{file}: points: {key}: expected some of {values[key]}, got {given!r}")
+            raise UserError(f"{file}: points: {key}: expected some of {values[key]}, got {short(given)}")
     try:
         shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})
+        start, keys, first = _start(values, shared, file)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     if (more := values.get("unlabelled")) is not None:
@@ -124,8 +127,9 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
     split_seeds = values.get("split_seeds", values["seeds"])
     if len(split_seeds) != len(values["seeds"]):
         raise UserError(f"{file}: split_seeds: needs one value for each of seeds, or to be left out")
-    profile = str(values.get("profile", file.stem))
-    start, keys, first = _start(values, shared, file)
+    if not isinstance(values.get("data_root") or "", str):
+        raise UserError(f"{file}: data_root: expected a folder, got {short(values['data_root'])}")
+    profile = values.get("profile", file.stem)
     root = data_root or os.environ.get("FERCORE_DATA") or values.get("data_root")
     study = Profile(
         name=profile,
@@ -145,7 +149,7 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
     )
     try:
         for config in study.runs():
-            methods_.resolve(config.method, config.options)
+            loop.check(config)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return study
@@ -156,8 +160,8 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
     start = values.get("start", "none")
     if start in ("none", "imagenet"):
         return start, {}, None
-    if isinstance(start, dict) and "file" in start and set(start) <= {"file", "keys"}:
-        return f"file:{start['file']}", start.get("keys") or {}, None
+    if isinstance(start, dict) and isinstance(start.get("file"), str) and set(start) <= {"file", "keys"}:
+        return f"file:{start['file']}", typed(Run, {"start_keys": start.get("keys") or {}})["start_keys"], None
     if isinstance(start, dict) and set(start) == {"pretrain"} and isinstance(start["pretrain"], dict):
         same = {k: shared[k] for k in ("encoder", "dataset_options", "drop_duplicates") if k in shared}
         same["image_size"] = shared.get("image_size", Run.image_size)
@@ -170,5 +174,7 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
             first = Pretrain(**typed(Pretrain, {"dataset": values["dataset"], **same, **start["pretrain"]}))
         except UserError as error:
             raise UserError(f"{file}: start: pretrain: {error}") from None
+        if first.encoder != (wanted := shared.get("encoder", Run.encoder)):
+            raise UserError(f"{file}: start: pretrain: encoder: {first.encoder!r}; that of the runs is {wanted!r}")
         return f"pretrain:{first.key}", {}, first
     raise UserError(f"{file}: start: expected none, imagenet, {{file: PATH}} or {{pretrain: {{steps: N}}}}")

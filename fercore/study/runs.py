@@ -10,7 +10,7 @@ import torch
 from fercore import files
 from fercore.config import Run
 from fercore.errors import UserError, say
-from fercore.methods.api import budget, resolve, source
+from fercore.methods.api import budget, source
 from fercore.study import dumps, identity, records, starts
 from fercore.study.identity import Place
 from fercore.training import checkpoint, loop
@@ -90,7 +90,7 @@ def make(
 
 def with_code(config: Run) -> None:
     """Raises UserError for a method that is not here, or not as the run was listed with."""
-    resolve(config.method, config.options)
+    loop.check(config)
     if config.source != source(config.method):
         raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
 
