@@ -573,6 +573,16 @@ def test_interrupted_build_leaves_nothing(pair, tmp_path, monkeypatch, error):
     assert len(load("own", pair).labels) == 8
 
 
+def test_what_a_killed_build_left_is_no_cache_and_goes(pair, tmp_path):
+    load("own", pair)
+    place = caches(tmp_path)[0]
+    left = place.with_name(f".{place.name}.{files.HERE}-999999999.tmp")  # no process has this number
+    place.rename(left)
+    (left / "about.json").unlink()
+    load("own", pair)
+    assert caches(tmp_path) == [place]
+
+
 def peak(name, root):
     """The faces, and the most bytes that were held while they were read."""
     tracemalloc.start()

@@ -110,7 +110,7 @@ class Finished(Part):
 class Trained(Finished):
     kind: Literal["run"]
     config: Configuration
-    constants: dict[str, Any]
+    constants: dict[str, Any] = {}
     data: Data
     split: Split
     start: Start
