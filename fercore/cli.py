@@ -32,6 +32,7 @@ Retry = Annotated[bool, typer.Option("--retry", help="Try runs again that failed
 Sets = Annotated[list[str], typer.Option("--set", help="NAME=JSON, for a constant of the method; repeatable.")]
 Stale = Annotated[Literal["keep", "redo"], typer.Option(help="What becomes of runs that earlier code made.")]
 DataSets = Annotated[list[str], typer.Option("--data-option", help="NAME=JSON, for the data set; repeatable.")]
+Unlabelled = Annotated[Optional[Path], typer.Option(help="Folder of more faces, whose labels nobody knows.")]  # noqa: UP045
 
 
 def pairs(values: list[str], option: str) -> dict:
@@ -48,6 +49,12 @@ def pairs(values: list[str], option: str) -> dict:
         except (ValueError, RecursionError):
             out[name] = value
     return out
+
+
+def of_data(values: list[str], unlabelled: Path | None) -> dict:
+    """The options of a data set. Raises UserError."""
+    more = {"unlabelled": absolute(unlabelled)} if unlabelled else {}
+    return pairs(values, "--data-option") | more
 
 
 def absolute(path: Path | None) -> str:
@@ -151,6 +158,7 @@ def train_(
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}; or with a variant: sitfer/semantic.")],
     labels: Annotated[int, typer.Option(help="Budget: labelled faces in total.")],
     data_root: Root = None,
+    unlabelled: Unlabelled = None,
     results: Results = paths.RESULTS / "runs",
     seed: Annotated[int, typer.Option(help="Initialisation, order, views.")] = 0,
     split_seed: Annotated[int, typer.Option(help="Which faces are labelled.")] = 0,
@@ -186,7 +194,7 @@ def train_(
         steps=steps,
         seed=seed,
         split_seed=split_seed,
-        dataset_options=pairs(data_options, "--data-option"),
+        dataset_options=of_data(data_options, unlabelled),
         options=pairs(options, "--set"),
         evaluations=min(steps, Run.evaluations) if evaluations is None else evaluations,
         batch=batch,
@@ -222,6 +230,7 @@ def pretrain_(
     dataset: Annotated[str, typer.Option(help="Whose training faces, without labels.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")],
     data_root: Root = None,
+    unlabelled: Unlabelled = None,
     results: Results = paths.RESULTS / "runs",
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
     encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
@@ -237,7 +246,7 @@ def pretrain_(
         dataset=dataset,
         steps=steps,
         image_size=image_size,
-        dataset_options=pairs(data_options, "--data-option"),
+        dataset_options=of_data(data_options, unlabelled),
         encoder=encoder,
         batch=batch,
         lr=lr,
@@ -253,12 +262,13 @@ def pretrain_(
 def data_(
     name: Annotated[str, typer.Argument(help="Data set.")],
     root: Annotated[Optional[Path], typer.Argument(help="Where it lies.")] = None,  # noqa: UP045
+    unlabelled: Unlabelled = None,
     data_options: DataSets = [],  # noqa: B006
 ):
     """Check a data set: counts against the official ones, unreadable files, duplicates across splits."""
     from fercore.data.check import check, render
 
-    report = check(name, root, **checked(name, pairs(data_options, "--data-option")))
+    report = check(name, root, **checked(name, of_data(data_options, unlabelled)))
     typer.echo(render(report))
     if report["unreadable"]:
         raise typer.Exit(1)

@@ -112,7 +112,7 @@ class Run:
     unlabelled_batch: Batch = 16  # released
     image_size: Pixels = 224  # released
     encoder: str = "resnet18"  # stated
-    start: Start = "none"  # none | imagenet | file:PATH | pretrain:KEY; the paper: MS-Celeb-1M, from a file
+    start: Start = "none"  # the paper: MS-Celeb-1M, from a file
     start_keys: dict[str, str] = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
     text: str = "clip:ViT-B-32/openai"  # stated: CLIP ViT-B/32
     prompt: Prompt = "a face image of {}"  # stated

@@ -187,12 +187,13 @@ def test_merge(call, refused, tmp_path):
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     for record in (one, two):
         records.append(b, record)
-    records.append(a, one | {"metrics": {}})
+    other = one | {"metrics": two["metrics"]}
+    records.append(a, other)
     line = refused("merge", a, b)
     assert f"{a}, record 1 and {b}, record 1: {one['key']} differs in metrics; keep" in line
     code, out, _ = call("merge", a, b, "--again")
     assert code == 0 and out[-1].endswith("a.jsonl: 1 new records")
-    assert records.read(a) == [one, one | {"metrics": {}}, two]
+    assert records.read(a) == [one, other, two]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"]])
@@ -295,36 +296,6 @@ def test_weights_with_wrong_keys(refused, toy_root, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"these are no weights")
     line = refused(*train_on(toy_root, tmp_path / "r", "--start", f"file:{tmp_path / 'broken.safetensors'}"))
     assert "broken.safetensors: not readable as weights" in line
-
-
-def test_damaged_prompt_cache(refused, call, toy_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(text.ENCODERS, "sentence", lambda name, lines: text._random(len(lines)))
-    arguments = train_on(toy_root, tmp_path / "r", "--text", "sentence:x", method="sitfer")
-    assert call(*arguments)[0] == 0
-    (file,) = (tmp_path / "cache" / "text").iterdir()
-    file.write_bytes(b"damaged")
-    line = refused(*arguments, "--seed", 1)
-    assert f"{file.name}: damaged prompt table; delete it, and it is computed again" in line
-    assert len(records.read(tmp_path / "r" / "records.jsonl")) == 1
-
-
-def test_damaged_cache_of_faces_is_built_again(call, faces, tmp_path, monkeypatch):
-    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
-    assert call(*train_on(faces, tmp_path / "r"))[0] == 0
-    (images,) = (tmp_path / "cache" / "faces").glob("*/images.npy")
-    images.write_bytes(b"damaged")
-    code, out, _ = call(*train_on(faces, tmp_path / "r", "--seed", 1))
-    assert code == 0 and json.loads(out[-1])["status"] == "finished"
-
-
-def test_damaged_records_line(refused, toy_root, tmp_path):
-    records.append(tmp_path / "records.jsonl", synthetic.run("supervised", 0))
-    with open(tmp_path / "records.jsonl", "a") as file:
-        file.write('{"key": "0123\n')
-    before = (tmp_path / "records.jsonl").read_bytes()
-    assert "records.jsonl, line 2: not a JSON record" in refused(*train_on(toy_root, tmp_path))
-    assert (tmp_path / "records.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,15 @@ def test_processes_stop_for_what_the_user_must_mend(profile, toy_root, forked):
     assert records.read(study.records) == [] and not multiprocessing.active_children()
 
 
+def test_processes_stop_where_nothing_can_be_stored_and_no_run_is_called_failed(profile, toy_root, forked):
+    study = load(profile(labels=[9], seeds=[0]), toy_root)
+    study.results.mkdir(parents=True)
+    (study.results / "checkpoints").write_text("in the way")
+    with pytest.raises(FileExistsError, match=r"results/checkpoints'") as error:
+        complete(study, processes=2)
+    assert error.value.filename and not study.records.exists() and not multiprocessing.active_children()
+
+
 def test_ctrl_c_stops_all_processes_and_leaves_their_checkpoints(profile, toy_root, forked):
     study = load(profile(labels=[9], seeds=[0], steps=100_000), toy_root)
     seen = set()

@@ -507,19 +507,6 @@ def test_interrupted_while_a_checkpoint_is_written_the_one_before_is_whole(place
     assert equal(checkpoint.load(toy.CPU), {"step": 2, "weight": torch.ones(2)})
 
 
-def test_damaged_checkpoint(toy_root, tmp_path):
-    config = toy.config("supervised", steps=2)
-    with pytest.raises(KeyboardInterrupt):
-        make(config, toy_root, tmp_path, checkpoint_every=1, watch=toy.stop)
-    (path,) = (tmp_path / "checkpoints").glob("*.pt")
-    for data in (b"", b"hello, this is text", bytes(range(256))):
-        path.write_bytes(data)
-        with pytest.raises(UserError, match=r"damaged .*delete it"):
-            make(config, toy_root, tmp_path)
-    path.unlink()
-    assert make(config, toy_root, tmp_path)["status"] == "finished"
-
-
 def interrupt(process, results, number, delay=0.0):
     """Send a signal `delay` seconds after the first new checkpoint; return the exit code."""
     folder = results / "checkpoints"

@@ -45,6 +45,7 @@ class Said(TypedDict):
     methods: Annotated[list[str], Field(min_length=1)]
     profile: Name
     data_root: str | None
+    unlabelled: str | None  # a folder of more pictures
     notebooks: dict[Name, dict[str, Any] | None] | None
     points: dict[Literal["labels", "seeds"], Whole] | None
     start: Any
@@ -130,6 +131,8 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
         shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    if said.get("unlabelled"):
+        shared["dataset_options"] = shared.get("dataset_options", {}) | {"unlabelled": said["unlabelled"]}
     start, keys, first = _start(values, shared, file)
     around = said.get("points") or {}
     for key, given in around.items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fercore import paths
+from fercore import files, paths
 from fercore.errors import UserError
 from fercore.study import dry_run, dumps, plan, profiles, sweep
 from fercore.training import devices
@@ -49,16 +49,17 @@ def reproduce(
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
         try:
-            papermill.execute_notebook(
-                str(paths.NOTEBOOKS / f"{name}.ipynb"),
-                str(study.results / f"{name}.ipynb"),
-                parameters={**given, **study.notebooks.get(name, {})},
-                cwd=str(paths.NOTEBOOKS),
-                kernel_name="python3",
-                progress_bar=True,
-                log_output=False,
-                config=Config(KernelManager={"transport_encryption": "auto"}),  # else each kernel warns of it
-            )
+            with files.named(out := study.results / f"{name}.ipynb"):
+                papermill.execute_notebook(
+                    str(paths.NOTEBOOKS / f"{name}.ipynb"),
+                    str(out),
+                    parameters={**given, **study.notebooks.get(name, {})},
+                    cwd=str(paths.NOTEBOOKS),
+                    kernel_name="python3",
+                    progress_bar=True,
+                    log_output=False,
+                    config=Config(KernelManager={"transport_encryption": "auto"}),  # else each kernel warns of it
+                )
         except papermill.PapermillExecutionError as error:
             reason = f"{error.ename}: {error.evalue}"
             raise UserError(f"{name}: cell {error.exec_count} failed with {reason}; see {study.results}") from None

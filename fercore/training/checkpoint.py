@@ -59,7 +59,7 @@ def load(path: Path, device: torch.device) -> dict:
     try:
         content = io.BytesIO(files.unseal(path.read_bytes()))
         return torch.load(content, map_location=device, weights_only=True)
-    except PermissionError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # what torch raises on damaged bytes has no common base
         raise UserError(f"{path}: damaged ({reason(error)})") from None

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from fercore import files
 from fercore.augment import contrastive
 from fercore.config import Batch, Pixels, Plain, Positive, Precision, Seed, Share, Steps, Weight, Width, typed
+from fercore.data.faces import UNKNOWN
 from fercore.data.prepare import Data
 from fercore.encoders import ImageEncoder
 from fercore.losses import info_nce
@@ -137,8 +138,9 @@ def worth(model: ImageEncoder, data: Data, images: Tensor, size: int) -> dict:
     """Test accuracy of a linear probe and of 20 nearest neighbours on the frozen features."""
     where = next(model.parameters()).device
     labels = torch.from_numpy(data.faces.labels)
-    train, test = (probe.features(model, images, torch.from_numpy(rows), size) for rows in (data.pool, data.test))
-    known, truth = labels[data.pool].to(where), labels[data.test].to(where)
+    pool = data.pool[data.faces.labels[data.pool] != UNKNOWN]
+    train, test = (probe.features(model, images, torch.from_numpy(rows), size) for rows in (pool, data.test))
+    known, truth = labels[pool].to(where), labels[data.test].to(where)
     return {
         "linear_probe": round(probe.linear_probe(train, known, test, truth), 4),
         "knn": round(probe.nearest_neighbours(train, known, test, truth), 4),
