@@ -53,7 +53,7 @@ def test_margin_is_half_the_smallest_published_gain_and_at_least_half_a_point():
 
 
 def test_p_is_the_weaker_of_two_tests():
-    assert judgement.one_sided([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(1 / 32)  # all of 2^5 flips; the t test says 0.007
+    assert judgement.one_sided([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(1 / 32)  # of the flips
     assert judgement.one_sided([2.0] * 5) == 1 / 32 and judgement.one_sided([-1.0] * 5) == 1.0
     assert math.isnan(judgement.one_sided([1.0]))
 
