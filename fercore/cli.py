@@ -179,6 +179,7 @@ def train_(
     drop_duplicates: Annotated[bool, typer.Option(help="Drop training faces that equal a test face.")] = True,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = Run.precision,
     few_labels: Annotated[bool, typer.Option("--few-labels", help="Fewer labels than classes are meant.")] = False,
+    frozen: Annotated[int, typer.Option(help="Train a head on so many views by a frozen encoder.")] = Run.frozen,
     compile: Annotated[bool, typer.Option(help="Compile the network.")] = False,
     device: Device = "auto",
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
@@ -212,6 +213,7 @@ def train_(
         drop_duplicates=drop_duplicates,
         precision=precision,
         compile=compile,
+        frozen=frozen,
         few_labels=few_labels,
     )
     place = {"data_root": data_root, "results": results, "device": device}

@@ -88,6 +88,17 @@ class Head(nn.Module):
         return self.layers((x[:, :, 0, 0] - self.mean) / self.deviation)
 
 
+class OnFrozen(nn.Module):
+    """A trained head behind the frozen encoder whose features it was trained on: from pixels again."""
+
+    def __init__(self, encoder: "ImageEncoder", head: Head):
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        return self.head(self.encoder.feature(x).half().float()[:, :, None, None])  # as it was kept
+
+
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (resnet("resnet18"), 512),
     "resnet50": (resnet("resnet50"), 2048),

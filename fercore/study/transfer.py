@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 from fercore import files
 from fercore.config import Run
 from fercore.data import checked, prepare
-from fercore.encoders import ImageEncoder
+from fercore.encoders import ImageEncoder, OnFrozen
 from fercore.errors import UserError
 from fercore.methods import resolve
-from fercore.study import identity, records
+from fercore.study import identity, records, starts
 from fercore.study.runs import weights
-from fercore.training import checkpoint, devices, metrics, probe
+from fercore.training import checkpoint, devices, frozen, metrics, probe
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ class Target:
 
 def classifier(config: Run, classes: int, kept: Mapping) -> ImageEncoder:
     """The averaged model of a run, in evaluation mode; the widths of its heads are read from the tensors."""
-    text, projection = kept.get("to_text.weight"), kept.get("project.2.weight")
+    text, projection, mean = (kept.get(name) for name in ("to_text.weight", "project.2.weight", "backbone.mean"))
     model = ImageEncoder(
         config.encoder,
         classes,
         text_width=None if text is None else len(text),
         projection=None if projection is None else len(projection),
         unit=getattr(resolve(config.method, config.options)[1], "unit", False),
-        bf16=devices.precision(config.precision, kept["classifier.weight"].device) == "bf16",
+        bf16=devices.precision(config.precision, kept["classifier.weight"].device) == "bf16" and not config.frozen,
+        frozen=len(mean) if config.frozen else 0,
     )
     model.load_state_dict(kept)
     return model.to(kept["classifier.weight"].device).eval()
@@ -67,7 +68,11 @@ def restore(record: Mapping, results: Path, device: torch.device) -> tuple[Image
     try:
         if other := identity.apart(kept["about"], identity.of_record(record)):
             raise UserError(f"{path}: is of a run with other {' and '.join(other)} than the one on record")
-        return classifier(config, len(record["data"]["classes"]), kept["model"]), kept["state"]
+        model = classifier(config, len(record["data"]["classes"]), kept["model"])
+        if config.frozen:
+            encoder, _ = frozen.encoder_of(config, starts.of(config, results), record["provenance"]["precision"])
+            model.backbone = OnFrozen(encoder.to(device), model.backbone)
+        return model, kept["state"]
     except (RuntimeError, KeyError, TypeError):
         raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None
 

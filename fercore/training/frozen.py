@@ -54,13 +54,19 @@ def of(
     An interrupted call goes on where it stopped. Raises UserError for an encoder of random weights, and for a cache of
     something else.
     """
-    if start.tensors is None:
-        raise UserError("frozen: features of random weights tell nothing; give a start, e.g. start: dlib")
-    encoder = ImageEncoder(config.encoder, len(data.faces.classes), bf16=precision == "bf16")
-    matched = pretrained.load(encoder.backbone, start)
+    encoder, matched = encoder_of(config, start, precision)
     about = {"encoder": config.encoder, "start": start.sha256 or start.kind, "size": config.image_size}
     about |= {"precision": precision, "views": config.frozen}
-    return build(encoder.to(device).eval(), data, about, turns, device, progress), matched
+    return build(encoder.to(device), data, about, turns, device, progress), matched
+
+
+def encoder_of(config: Run, start: Start, precision: str) -> tuple[ImageEncoder, float]:
+    """The frozen encoder of a run, and the share of it that its start gives. Raises UserError for random weights."""
+    if start.tensors is None:
+        raise UserError("frozen: features of random weights tell nothing; give a start, e.g. start: dlib")
+    encoder = ImageEncoder(config.encoder, 2, bf16=precision == "bf16")
+    matched = pretrained.load(encoder.backbone, start)
+    return encoder.eval(), matched
 
 
 def views(data: Data, split: Split, cache: Cache, device: torch.device, turns: bool) -> Features:
