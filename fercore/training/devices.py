@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from fercore.errors import UserError
@@ -82,7 +82,7 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def resident(images: UInt8[np.ndarray, "n c h w"], device: torch.device) -> UInt8[Tensor, "n c h w"]:
+def resident(images: Shaped[np.ndarray, "n ..."], device: torch.device) -> Shaped[Tensor, "n ..."]:
     """All images as one tensor: on the device where they take less than half of its free memory."""
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     if device.type == "cuda" and tensor.nbytes < torch.cuda.mem_get_info(device)[0] / 2:

@@ -84,6 +84,11 @@ def standardise(head: Head, seen: Features) -> None:
     head.deviation.copy_(x.std(0).clamp_min(1e-6))
 
 
+def place(key: str) -> Path:
+    """Where the features of this key lie."""
+    return paths.cache() / "features" / key
+
+
 def key(data: Data, about: Mapping) -> str:
     """Of what the features depend on: faces, start, encoder, size, precision, number of views, code of the views."""
     code = files.digest(Path(augment.__file__).read_bytes() + Path(__file__).read_bytes())
@@ -100,11 +105,11 @@ def build(
     shapes = {"faces": (len(data.faces.labels), width), "weak": (n, count, width), "strong": (n, count, width)}
     if turns:
         shapes["turned"] = (n, min(count, TURNED), 3, width)
-    place = paths.cache() / "features" / key(data, about)
+    folder = place(key(data, about))
     images, pool = devices.resident(data.faces.images, device), torch.from_numpy(data.pool)
-    place.mkdir(parents=True, exist_ok=True)
-    with FileLock(place / "lock"):  # one process makes them, the others wait
-        parts = [Part(place, name, shape, about) for name, shape in shapes.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # one process makes them, the others wait
+        parts = [Part(folder, name, shape, about) for name, shape in shapes.items()]
         todo = sum(part.left * part.passes for part in parts)
         with tqdm(total=todo, desc="frozen features", unit="face", disable=not (progress and todo)) as bar:
             for part in parts:
@@ -132,8 +137,8 @@ def seen(part: "Part", faces: UInt8[Tensor, "b c h w"], size: int, first: int) -
 class Part:
     """One memory map that is filled face by face; how far it is stands beside it."""
 
-    def __init__(self, place: Path, name: str, shape: tuple[int, ...], about: Mapping):
-        self.name, self.path, self.word, self.about = name, place / f"{name}.npy", place / f"{name}.json", dict(about)
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], about: Mapping):
+        self.name, self.path, self.word, self.about = name, folder / f"{name}.npy", folder / f"{name}.json", dict(about)
         self.views = shape[1] if len(shape) > 2 else 0
         self.passes = int(np.prod(shape[1:-1]))  # of the encoder for each face
         self.done = self._done()
@@ -141,7 +146,7 @@ class Part:
             np.lib.format.open_memmap(self.path, "w+", np.float16, shape).flush()
         whole = self.done == shape[0]
         try:
-            self.array = np.load(self.path, mmap_mode="r" if whole else "r+")
+            self.array = np.load(self.path, mmap_mode="c" if whole else "r+")
         except (OSError, ValueError):
             self.array = np.empty(0)
         if self.array.shape != shape or self.array.dtype != np.float16:

@@ -104,7 +104,7 @@ class Features(Views):
             order = torch.rand(len(slots), views.shape[1], generator=generator(config.seed, named[0], step))
             if turns := kind == "strong" and self.turned is not None:
                 order[:, self.turned.shape[1] :] += 1  # behind those that are there turned
-            order = order.argsort(1)
+            slots, order = (augment.send(index, views.device) for index in (slots, order.argsort(1)))
             for i in range(len(named)):
                 x = views[slots, order[:, i]][:, :, None]
                 if turns and not i:
