@@ -1,10 +1,11 @@
 """The configuration of one run: all that its record depends on, and nothing of where it ran."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from reprlib import repr as short
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -12,11 +13,29 @@ from fercore import files
 from fercore.errors import UserError
 
 
+def one_of(*words: str) -> AfterValidator:
+    """A text that is one of these."""
+
+    def check(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return value
+
+    return AfterValidator(check)
+
+
 def one_gap(prompt: str) -> str:
     """The prompt. Raises ValueError where it has no place for the expression, or several."""
     if prompt.count("{}") != 1:
         raise ValueError("expected exactly one {} for the expression")
     return prompt
+
+
+def start(kind: str) -> str:
+    """Where a run starts. Raises ValueError for another."""
+    if not re.fullmatch(r"none|imagenet|dlib|file:.+|pretrain:\w+", kind):
+        raise ValueError("expected none, imagenet, file:PATH or pretrain:KEY")
+    return kind
 
 
 def plain(values: dict) -> dict:
@@ -39,8 +58,9 @@ Steps = Annotated[int, Field(ge=1, le=100_000_000)]
 Batch = Annotated[int, Field(ge=2, le=65_536)]  # batch normalisation needs more than one face
 Pixels = Annotated[int, Field(ge=8, le=2_048)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Annotated[str, one_of("auto", "fp32", "bf16")]
 Plain = Annotated[dict, AfterValidator(plain)]
+Start = Annotated[str, AfterValidator(start)]
 Prompt = Annotated[str, AfterValidator(one_gap)]
 
 
@@ -57,7 +77,7 @@ def typed(config: Callable, values: dict) -> dict:
     So 0 and 0.0 make one key. Raises UserError for a value that is not what its annotation says.
     """
     kinds, out = _kinds(config), {}
-    for name in kinds.keys() & values.keys():
+    for name in (name for name in kinds if name in values):
         try:
             out[name] = kinds[name].validate_python(values[name])
         except ValidationError as error:
@@ -68,7 +88,6 @@ def typed(config: Callable, values: dict) -> dict:
     return out
 
 
-Start = Annotated[str, Field(pattern=r"^(none|imagenet|dlib|file:.+|pretrain:\w+)$")]
 LATER = ("few_labels", "source")  # fields that a key has only where they say something
 
 
@@ -98,7 +117,7 @@ class Run:
     text: str = "clip:ViT-B-32/openai"  # stated: CLIP ViT-B/32
     prompt: Prompt = "a face image of {}"  # stated
     lr: Positive = 1e-4  # released
-    schedule: Literal["constant", "cosine"] = "constant"  # released
+    schedule: Annotated[str, one_of("constant", "cosine")] = "constant"  # released
     ema: Decay = 0.999  # chosen; 0 switches it off, as released
     validation: Decay = 0.0  # share of the labelled faces held out
     include_labelled: bool = False  # labelled faces among the unlabelled ones

@@ -182,8 +182,8 @@ def test_matched_share_counts_what_is_missing_or_of_another_shape():
 
 
 FIRST = {
-    "0.weight is 8 x 1 x 3 x 3; the encoder's is 8 x 3 x 3 x 3": lambda state: state["0.weight"][:, :1],
-    "0.weight is absent; the encoder's is": lambda state: None,
+    "0.weight, is 8 x 1 x 3 x 3; the encoder's is 8 x 3 x 3 x 3": lambda state: state["0.weight"][:, :1],
+    "0.weight, is absent; the encoder's is": lambda state: None,
     "0.weight holds NaN": lambda state: state["0.weight"] * float("nan"),
 }
 

@@ -127,7 +127,10 @@ def test_key_tells_starts_apart():
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"steps": 0}, "steps: 0; expected at least 1"), ({"batch": 1}, "batch: 1; expected at least 2")],
+    [
+        ({"steps": 0}, "steps: expected greater than or equal to 1, got 0"),
+        ({"batch": 1}, "batch: expected greater than or equal to 2, got 1"),
+    ],
 )
 def test_bad_configuration(changes, message):
     with pytest.raises(UserError, match=message):

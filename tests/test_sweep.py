@@ -170,7 +170,7 @@ START = {"pretrain": {"steps": 2, "batch": 8}}
         ({"labels": [9, 48], "methods": ["fixmatch"]}, "fixmatch: with 48 labels no face is left unlabelled"),
         ({"validation": 0.9}, "leave none for training beside validation=0.9"),
         ({"dataset_options": {"sizes": 3}}, "own: unknown option 'sizes'"),
-        ({"dataset_options": {"test_share": "much"}}, "own: test_share: expected a number, got 'much'"),
+        ({"dataset_options": {"test_share": "much"}}, "own: test_share: expected a valid number, got 'much'"),
         ({"methods": ["supervised", "sitfer"], "text": "clip:none/none"}, "text: open_clip has no 'none/none'"),
     ],
 )

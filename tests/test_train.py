@@ -28,7 +28,7 @@ from fercore.fusion import fuse
 from fercore.methods import METHODS, adacm, sitfer
 from fercore.methods.api import Step
 from fercore.study import profiles, records, runs, sweep
-from fercore.training import devices, evaluate, loop, metrics, views
+from fercore.training import checkpoint, devices, evaluate, loop, metrics, views
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
 from fercore.training.ema import EMA
@@ -151,7 +151,7 @@ def test_a_run_that_diverges_says_so_at_its_step_and_leaves_the_checkpoint_befor
     with pytest.raises(RunFailed, match=r"^loss is not finite at step 2: total nan, labelled nan"):
         make(toy.config(method, lr=1e30), toy_root, tmp_path, checkpoint_every=1)
     (saved,) = (tmp_path / "checkpoints").glob("*.pt")
-    kept = Checkpoint(saved).load(toy.CPU)
+    kept = checkpoint.load(saved, toy.CPU)
     assert kept["step"] == 1 and all(tensor.isfinite().all() for tensor in kept["model"].values())
     assert records.read(tmp_path / "records.jsonl") == []
 
@@ -614,12 +614,12 @@ def test_more_labels_than_faces_and_nothing_left_unlabelled(toy_root):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"start": "imagnet"}, r"start: 'imagnet' is unknown; use none, imagenet"),
-        ({"start": "file:"}, r"start: 'file:' is unknown"),
+        ({"start": "imagnet"}, r"start: expected none, imagenet, file:PATH or pretrain:KEY, got 'imagnet'"),
+        ({"start": "file:"}, r"start: expected none, imagenet, file:PATH or pretrain:KEY, got 'file:'"),
         ({"start": "file:absent.pt"}, r"absent.pt: no such weights file"),
         ({"start": "pretrain:0123456789abcdef"}, r"0123456789abcdef.safetensors: this start is missing"),
         ({"encoder": "resnet99"}, r"encoder: 'resnet99' is unknown; choose one of resnet18, resnet50"),
-        ({"precision": "fp8"}, r"precision: 'fp8'; expected one of auto, fp32, bf16"),
+        ({"precision": "fp8"}, r"precision: expected one of auto, fp32, bf16, got 'fp8'"),
         ({"text": "word2vec"}, r"text: 'word2vec' is unknown"),
         ({"dataset": "fer2012"}, r"unknown data set 'fer2012'"),
         ({"dataset_options": {"sizes": 3}}, r"own: unknown option 'sizes'"),
@@ -635,15 +635,15 @@ def test_bad_configuration(changes, message, toy_root, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"lr": "3e-4"}, r"lr: expected a number, got '3e-4'"),
-        ({"steps": 2.5}, r"steps: expected a whole number, got 2.5"),
-        ({"labels": "many"}, r"labels: expected a whole number"),
-        ({"options": None}, r"options: expected keys and values as in JSON, got None"),
-        ({"steps": 0}, r"at least 1"),
+        ({"lr": "3e-4"}, r"lr: expected a valid number, got '3e-4'"),
+        ({"steps": 2.5}, r"steps: expected a valid integer, got 2.5"),
+        ({"labels": "many"}, r"labels: expected a valid integer"),
+        ({"options": None}, r"options: expected a valid dictionary, got None"),
+        ({"steps": 0}, r"steps: expected greater than or equal to 1"),
         ({"evaluations": 9}, r"evaluations: 9 does not lie between 1 and steps \(8\)"),
-        ({"schedule": "step"}, r"schedule: 'step'; expected one of constant, cosine"),
+        ({"schedule": "step"}, r"schedule: expected one of constant, cosine, got 'step'"),
         ({"ema": 1.0}, r"less than 1"),
-        ({"validation": -0.1}, r"at least 0"),
+        ({"validation": -0.1}, r"validation: expected greater than or equal to 0"),
         ({"tau": 1}, r"unknown key tau"),
     ],
 )

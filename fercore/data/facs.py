@@ -94,7 +94,7 @@ def faces(
     seed: int = 0,
     test: int = 700,
     imbalance: bool = False,
-    difficulty: int | float = 0.35,
+    difficulty: float | int = 0.35,
     per_person: int = 1,
 ) -> Faces:
     """`n` training and `test` test faces, uint8 [n + test, 3, size, size]; nobody is in both.

@@ -61,6 +61,7 @@ def make(
     if not last:
         with_code(config)  # a wrong name is said before a data set is decoded
     place = Place(data_root, results, device)
+    place.identity(config)  # what does not fit together is said before anything is written
     with records.claim(results, config.key, patience):
         if (done := place.record(config)) and not (stale == "redo" and records.stale(done)):
             return done
