@@ -34,7 +34,7 @@ def one_gap(prompt: str) -> str:
 def start(kind: str) -> str:
     """Where a run starts. Raises ValueError for another."""
     if not re.fullmatch(r"none|imagenet|dlib|file:.+|pretrain:\w+", kind):
-        raise ValueError("expected none, imagenet, file:PATH or pretrain:KEY")
+        raise ValueError("expected none, imagenet, dlib, file:PATH or pretrain:KEY")
     return kind
 
 
