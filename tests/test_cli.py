@@ -365,8 +365,8 @@ WRONG = """
     --device xpu                          device: xpu is not supported
     --device gpu                          device: 'gpu' is unknown
     --encoder resnet99                    encoder: 'resnet99' is unknown
-    --start imagnet                       start: expected none, imagenet, file:PATH or pretrain:KEY, got 'imagnet'
-    --start pretrain:../../x              start: expected none, imagenet, file:PATH or pretrain:KEY, got
+    --start imagnet                       start: expected none, imagenet, dlib, file:PATH or pretrain:KEY, got 'imagnet'
+    --start pretrain:../../x              start: expected none, imagenet, dlib, file:PATH or pretrain:KEY, got
     --start file:absent.pt                absent.pt: no such weights file
     --start imagenet                      start: imagenet: no ImageNet weights for toy
     --text word2vec                       text: 'word2vec' is unknown

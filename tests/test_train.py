@@ -614,8 +614,8 @@ def test_more_labels_than_faces_and_nothing_left_unlabelled(toy_root):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"start": "imagnet"}, r"start: expected none, imagenet, file:PATH or pretrain:KEY, got 'imagnet'"),
-        ({"start": "file:"}, r"start: expected none, imagenet, file:PATH or pretrain:KEY, got 'file:'"),
+        ({"start": "imagnet"}, r"start: expected none, imagenet, dlib, file:PATH or pretrain:KEY, got 'imagnet'"),
+        ({"start": "file:"}, r"start: expected none, imagenet, dlib, file:PATH or pretrain:KEY, got 'file:'"),
         ({"start": "file:absent.pt"}, r"absent.pt: no such weights file"),
         ({"start": "pretrain:0123456789abcdef"}, r"0123456789abcdef.safetensors: this start is missing"),
         ({"encoder": "resnet99"}, r"encoder: 'resnet99' is unknown; choose one of resnet18, resnet50"),
