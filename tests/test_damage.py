@@ -11,6 +11,7 @@ import pytest
 import synthetic
 import torch
 import toy
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fercore import files, paths, tensors, text
@@ -215,10 +216,8 @@ def test_tensors_that_are_not_what_was_written_are_refused(at, tmp_path):
     data = bytearray(path.read_bytes())
     data[int(at * len(data)) if 0 < at < 1 else at] ^= 1
     path.write_bytes(data)
-    with pytest.raises(Exception, match=r"") as error:
+    with pytest.raises((ValueError, SafetensorError)):
         tensors.load(path)
-        raise AssertionError("read")
-    assert str(error.value) != "read"
 
 
 def test_equal_tensors_are_equal_files_and_those_of_other_programs_are_read(tmp_path):
