@@ -49,6 +49,17 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def named(path: Path, *other: Path) -> Iterator[None]:
+    """An OSError of this block that names no file, as of a full disk, or one of `other`, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, *other, *map(str, other)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextlib.contextmanager
 def temporary(path: Path) -> Iterator[Path]:
     """A free name beside `path`, for a file or a folder that is to take its place; what is left there is removed.
 
@@ -56,15 +67,12 @@ def temporary(path: Path) -> Iterator[Path]:
     """
     own = path.with_name(f".{path.name}.{HERE}-{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".*.tmp"):
-            if _abandoned(left):
-                remove(left)
-        yield own
-    except OSError as error:
-        if error.errno and error.filename in (None, own, str(own)):
-            error.filename, error.filename2 = str(path), None
-        raise
+        with named(path, own):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(".*.tmp"):
+                if _abandoned(left):
+                    remove(left)
+            yield own
     finally:
         remove(own)
 

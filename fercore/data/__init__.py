@@ -5,6 +5,7 @@ import inspect
 from dataclasses import replace
 from pathlib import Path
 
+from fercore.config import typed
 from fercore.data import faces, pictures
 from fercore.data.faces import SPLITS, TEST, TRAIN, VALIDATION, Faces, Source
 from fercore.errors import UserError
@@ -41,6 +42,21 @@ def load(
     if channels == "rgb" or found.images.shape[1] == 1:  # grey has one channel: nothing to swap
         return found
     return replace(found, images=found.images[:, ::-1])
+
+
+def checked(name: str, options: dict) -> dict:
+    """A data set's options, from outside. Raises UserError for an unknown set, and for a value of a wrong type."""
+    if name not in NAMES:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
+    module = importlib.import_module(f"fercore.data.{name}")
+    try:
+        if own := sorted({"name", "root", "size"} & set(options)):
+            raise UserError(f"{own[0]} is no option")
+        for function in (load, source, module.faces if name == "facs" else module.source):
+            options = options | typed(function, options)
+        return options
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def source(name: str, root: str | Path | None = None, *, unlabelled: str | None = None, **options) -> Source:

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from fercore import files
 from fercore.config import Run
-from fercore.data import prepare
+from fercore.data import checked, prepare
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.methods import resolve
@@ -33,6 +33,9 @@ class Target:
 
     dataset: str
     options: dict
+
+    def __post_init__(self):
+        checked(self.dataset, self.options)
 
     def key(self, run: str) -> str:
         """Key of the record of this run on this target."""
