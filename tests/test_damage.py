@@ -19,6 +19,7 @@ from fercore.data import faces
 from fercore.errors import UserError
 from fercore.study import dumps, features, profiles, records, runs, schema, starts, sweep
 from fercore.training import loop
+from fercore.training.checkpoint import Checkpoint
 
 ONE, TWO = (synthetic.run("sitfer", seed) for seed in range(2))
 START, TESTED = synthetic.pretrain(), synthetic.transfer(ONE, "ckplus", 0.5)
@@ -27,6 +28,7 @@ SPOILS = {
     "empty": lambda b: b"",
     "text": lambda b: b"hello, this is text",
     "half": lambda b: b[: len(b) // 2],
+    "a word": lambda b: b.replace(b"own", b"two") if b"own" in b else b[:-1] + bytes([b[-1] ^ 1]),
     "zeros": lambda b: b[: len(b) // 2] + bytes(64) + b[len(b) // 2 + 64 :],
 }
 spoilt = pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
@@ -393,6 +395,12 @@ def test_what_the_system_refuses_is_one_line(command, fault, profile, toy_root, 
     kept = [p for p in (results / "records.jsonl", tmp_path / "moved/records.jsonl", results / "moved") if p.is_file()]
     assert [p.read_bytes() for p in kept] == [before]
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_that_cannot_store_its_checkpoint_is_not_called_failed(profile, toy_root, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(Checkpoint, "save", no_space)
+    typed = commands(profile(methods=["supervised"]), toy_root, tmp_path / "results", None)["sweep"]
+    assert "No space left on device" in refused(*typed) and not (tmp_path / "results/records.jsonl").exists()
 
 
 def test_a_run_whose_disk_was_full_goes_on_from_its_checkpoint(toy_root, tmp_path, monkeypatch):
