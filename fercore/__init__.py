@@ -4,7 +4,7 @@ What lies where, in the order in which one might read it. A room uses those abov
 below; import-linter holds that in `make test`:
 
 parts       encoders, convolution, text, memory, fusion, losses, augment, mixing, schedules (what the papers name)
-data        faces, pictures, splits, expressions, prepare, check, portrait; and a file for each data set
+data        faces, folders, lists, pictures, splits, expressions, prepare, check, portrait; and a file for each data set
 methods     api (what a method is), code; and a file for each method, its equations at the head
 training    loop (the only one), state, views, ema, evaluate, metrics, diagnostics, levels, pretrained, simclr, probe,
             geometry, checkpoint, devices, rng, timing

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fercore import data, paths
+from fercore import data, files, paths
 from fercore.data import TEST, TRAIN, VALIDATION, check, folders, load, pictures
 from fercore.data.expressions import EXPRESSIONS
 from fercore.data.faces import duplicates_across, twins
