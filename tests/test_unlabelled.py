@@ -39,9 +39,7 @@ def with_more(more, **changes):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_with_them(toy_root, more, method):
-    config = with_more(more, method=method, steps=3, evaluations=1, include_labelled=False)
-    if method == "fullysupervised":
-        config = with_more(more, method=method, labels=0, steps=3, evaluations=1)
+    config = with_more(more, method=method, labels=0 if method == "fullysupervised" else 9, steps=3, evaluations=1)
     training = toy.set_up(config, toy_root)
     rows = training.views.pool[training.views.unlabelled]
     assert (training.views.labels[rows] == UNKNOWN).sum() == MORE
