@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/python -m fercore reproduce params/demo.yaml
 
 study: .venv/installed
-	$(BIN)/python -m fercore reproduce params/$(PROFILE).yaml $(if $(DATA),--data-root $(DATA))
+	$(BIN)/python -m fercore reproduce params/$(PROFILE).yaml $(if $(DATA),--data-root "$$DATA")
 
 test: .venv/installed
 	$(BIN)/lint-imports --no-logo --no-cache

@@ -8,13 +8,14 @@ data        faces, pictures, splits, expressions, prepare, check, portrait; and 
 methods     api (what a method is), code; and a file for each method, its equations at the head
 training    loop (the only one), state, views, ema, evaluate, metrics, diagnostics, levels, pretrained, simclr, probe,
             geometry, checkpoint, devices, rng, timing
-study       profiles, plan, runs, starts, records, dumps, features, transfer, sweep, workers, cost, dry_run, reproduce
+study       profiles, plan, runs, identity, starts, records, schema, dumps, features, transfer, sweep, workers, cost,
+            dry_run, reproduce
 analysis    claims (published numbers), tables, pairs, comparison, significance, ablations, prompts, paper_vs_code,
             discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
 report      printing, figures, inline, comparison_figures, ablation_figures, prompt_figures, audit_figures,
             pseudo_label_figures, feature_map_figures, explorer, readme, choices
 bench       step, methods, released (the authors' arithmetic, to be measured against)
-beside      cli, config, errors, files, paths
+beside      cli, config, strict, tensors, errors, files, paths
 """
 
 __version__ = "0.1.0"

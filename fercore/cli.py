@@ -10,12 +10,13 @@ import typer
 
 from fercore import files, paths
 from fercore.config import Run
-from fercore.errors import UserError, refused, say
-from fercore.methods import METHODS, resolve
+from fercore.data import checked
+from fercore.errors import RunFailed, UserError, refused, say
+from fercore.methods import METHODS
 from fercore.study import dumps, features, plan, profiles, records, runs, starts, sweep, transfer
 from fercore.study import reproduce as door
 from fercore.text import table
-from fercore.training import devices, metrics, simclr
+from fercore.training import devices, loop, metrics, simclr
 
 app = typer.Typer(
     help="Semi-supervised facial expression recognition, reproduced.", add_completion=False, no_args_is_help=True
@@ -27,9 +28,11 @@ Usage = typer.BadParameter.__mro__[1]
 Root = Annotated[Optional[Path], typer.Option(help="Where the data set lies.")]  # noqa: UP045  (typer reads it)
 Results = Annotated[Path, typer.Option(help="Folder for records, checkpoints and starts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try runs again that failed before with this code.")]
 Sets = Annotated[list[str], typer.Option("--set", help="NAME=JSON, for a constant of the method; repeatable.")]
 Stale = Annotated[Literal["keep", "redo"], typer.Option(help="What becomes of runs that earlier code made.")]
 DataSets = Annotated[list[str], typer.Option("--data-option", help="NAME=JSON, for the data set; repeatable.")]
+Unlabelled = Annotated[Optional[Path], typer.Option(help="Folder of more faces, whose labels nobody knows.")]  # noqa: UP045
 
 
 def pairs(values: list[str], option: str) -> dict:
@@ -39,11 +42,19 @@ def pairs(values: list[str], option: str) -> dict:
         name, found, value = pair.partition("=")
         if not found:
             raise UserError(f"{option}: {pair!r} should read NAME=VALUE")
+        if name in out:
+            raise UserError(f"{option}: {name} is given twice")
         try:
             out[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             out[name] = value
     return out
+
+
+def of_data(values: list[str], unlabelled: Path | None) -> dict:
+    """The options of a data set. Raises UserError."""
+    more = {"unlabelled": absolute(unlabelled)} if unlabelled else {}
+    return pairs(values, "--data-option") | more
 
 
 def absolute(path: Path | None) -> str:
@@ -59,10 +70,11 @@ def reproduce(
     results: Annotated[Optional[Path], typer.Option(help="Instead of results/<profile>.")] = None,  # noqa: UP045
     stale: Stale = "keep",
     dry_run: Annotated[bool, typer.Option(help="Only say what is missing, its hours and its disk.")] = False,
+    retry: Retry = False,
 ):
     """Run a profile's notebooks through Papermill into its results folder."""
     place = {"data_root": absolute(data_root), "results": absolute(results)}
-    act = door.forecast if dry_run else partial(door.reproduce, stale=stale)
+    act = door.forecast if dry_run else partial(door.reproduce, stale=stale, retry=retry)
     for line in act(params, notebook, **place):
         typer.echo(line)
 
@@ -83,6 +95,7 @@ def sweep_(
     dump: Annotated[
         int, typer.Option(min=0, help="Leave what the levels say of so many unlabelled faces in RESULTS/dumps.")
     ] = 0,
+    retry: Retry = False,
     stale: Stale = "keep",
 ):
     """Make a profile's missing runs, without notebooks, cheap ones first. --part shares them out over machines."""
@@ -99,15 +112,18 @@ def sweep_(
     else:
         chosen = study.runs(methods=methods, labels=labels) if methods or labels else plan.runs(study)
     chosen = [run for run in chosen if not seeds or run.seed in seeds]
+    if not chosen:
+        raise UserError(f"{params}: there is no run of these methods, labels and seeds")
     mine = sweep.ordered(chosen)[int(first) :: int(every)]
-    for line in sweep.notices(study, mine, device, stale):
+    for line in sweep.notices(study, mine, device, stale, retry):
         typer.echo(line, err=True)
-    left = {"keep_weights": keep_weights, "dump": dump, "stale": stale}
+    left = {"keep_weights": keep_weights, "dump": dump, "stale": stale, "retry": retry}
     sweep.complete(study, mine, device=device, processes=processes, **left)
     whole = plan.runs(study)
     typer.echo(f"{study.records}: {len(sweep.missing(study, whole, device))} runs of {len(whole)} are missing")
     if dump and (bare := [run.key for run in mine if not dumps.file(study.results, run.key).exists()]):
         typer.echo(f"{len(bare)} runs have no dump: `python -m fercore dump` makes it by training them again", err=True)
+    sweep.judge(study, mine, device)
 
 
 @app.command("dump")
@@ -126,7 +142,7 @@ def dump_(
     chosen = [run for run in study.runs([method], [labels]) if run.seed == seed]
     if not chosen:
         raise UserError(f"{params}: seed {seed} is none of its seeds {', '.join(map(str, study.seeds))}")
-    resolve(method, chosen[0].options)
+    loop.check(chosen[0])
     if not sweep.ready(study):
         raise UserError(f"{params}: data_root: {study.data_root} does not exist; give --data-root DIR")
     made = sweep.dump(study, chosen[0], faces, device=device)
@@ -142,6 +158,7 @@ def train_(
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}; or with a variant: sitfer/semantic.")],
     labels: Annotated[int, typer.Option(help="Budget: labelled faces in total.")],
     data_root: Root = None,
+    unlabelled: Unlabelled = None,
     results: Results = paths.RESULTS / "runs",
     seed: Annotated[int, typer.Option(help="Initialisation, order, views.")] = 0,
     split_seed: Annotated[int, typer.Option(help="Which faces are labelled.")] = 0,
@@ -161,9 +178,10 @@ def train_(
     include_labelled: Annotated[bool, typer.Option(help="Labelled faces among the unlabelled.")] = False,
     drop_duplicates: Annotated[bool, typer.Option(help="Drop training faces that equal a test face.")] = True,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = Run.precision,
+    few_labels: Annotated[bool, typer.Option("--few-labels", help="Fewer labels than classes are meant.")] = False,
     compile: Annotated[bool, typer.Option(help="Compile the network.")] = False,
     device: Device = "auto",
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     stale: Stale = "keep",
     options: Sets = [],  # noqa: B006  (typer copies it)
     data_options: DataSets = [],  # noqa: B006
@@ -176,7 +194,7 @@ def train_(
         steps=steps,
         seed=seed,
         split_seed=split_seed,
-        dataset_options=pairs(data_options, "--data-option"),
+        dataset_options=of_data(data_options, unlabelled),
         options=pairs(options, "--set"),
         evaluations=min(steps, Run.evaluations) if evaluations is None else evaluations,
         batch=batch,
@@ -194,6 +212,7 @@ def train_(
         drop_duplicates=drop_duplicates,
         precision=precision,
         compile=compile,
+        few_labels=few_labels,
     )
     place = {"data_root": data_root, "results": results, "device": device}
     record = runs.make(config, **place, checkpoint_every=checkpoint_every, stale=stale)
@@ -211,6 +230,7 @@ def pretrain_(
     dataset: Annotated[str, typer.Option(help="Whose training faces, without labels.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")],
     data_root: Root = None,
+    unlabelled: Unlabelled = None,
     results: Results = paths.RESULTS / "runs",
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = Run.image_size,
     encoder: Annotated[str, typer.Option(help="resnet18, resnet50, wrn28_2.")] = Run.encoder,
@@ -226,7 +246,7 @@ def pretrain_(
         dataset=dataset,
         steps=steps,
         image_size=image_size,
-        dataset_options=pairs(data_options, "--data-option"),
+        dataset_options=of_data(data_options, unlabelled),
         encoder=encoder,
         batch=batch,
         lr=lr,
@@ -242,12 +262,13 @@ def pretrain_(
 def data_(
     name: Annotated[str, typer.Argument(help="Data set.")],
     root: Annotated[Optional[Path], typer.Argument(help="Where it lies.")] = None,  # noqa: UP045
+    unlabelled: Unlabelled = None,
     data_options: DataSets = [],  # noqa: B006
 ):
     """Check a data set: counts against the official ones, unreadable files, duplicates across splits."""
     from fercore.data.check import check, render
 
-    report = check(name, root, **pairs(data_options, "--data-option"))
+    report = check(name, root, **checked(name, of_data(data_options, unlabelled)))
     typer.echo(render(report))
     if report["unreadable"]:
         raise typer.Exit(1)
@@ -265,6 +286,8 @@ def text_(
     from fercore.data.expressions import EXPRESSIONS
 
     names = tuple(classes.split(",")) if classes else tuple(EXPRESSIONS)
+    if not all(names):
+        raise UserError(f"--classes: {classes!r} should read NAME,NAME")
     rows = table(text, prompt, names)
     typer.echo(f"{text}, {prompt!r}: {rows.shape[0]} classes x {rows.shape[1]}")
     for name, row in zip(names, (rows @ rows.T).tolist()):
@@ -319,8 +342,8 @@ def merge_(
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(help="step, methods")],
-    repeats: Annotated[int, typer.Option(help="Rounds; each measures every case once.")] = 7,
-    image_size: Annotated[Optional[int], typer.Option(help="Side in pixels; default 224.")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; each measures every case once.")] = 7,
+    image_size: Annotated[Optional[int], typer.Option(min=8, help="Side in pixels; default 224.")] = None,  # noqa: UP045
     device: Device = "auto",
 ):
     """Measure speed: medians and ratios, all cases interleaved in one process."""
@@ -350,6 +373,9 @@ def main() -> None:
     """Entry point: one clear line instead of a traceback where the user can mend it."""
     try:
         sys.exit(app(standalone_mode=False) or 0)
+    except RunFailed as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
     except OSError as error:

@@ -1,42 +1,94 @@
 """The configuration of one run: all that its record depends on, and nothing of where it ran."""
 
-import math
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
-from typing import get_origin
+from functools import cache, cached_property
+from reprlib import repr as short
+from typing import Annotated, get_type_hints
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fercore import files
 from fercore.errors import UserError
 
-SCHEDULES = ("constant", "cosine")
-WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-# Least and most of a value, and why.
-LIMITS = {
-    "steps": (1, 100_000_000, ""),
-    "batch": (2, 65_536, ": batch normalisation needs more than one face"),
-    "unlabelled_batch": (2, 65_536, ": batch normalisation needs more than one face"),
-    "image_size": (8, 2_048, " pixels"),
-}
-WORDS |= {dict: "keys and values", tuple: "a list"}
+
+def one_of(*words: str) -> AfterValidator:
+    """A text that is one of these."""
+
+    def check(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return value
+
+    return AfterValidator(check)
 
 
-def typed(config: type, values: dict) -> dict:
-    """`values` for the dataclass `config`, whole numbers as floats where it wants them: 0 and 0.0 make one key.
+def one_gap(prompt: str) -> str:
+    """The prompt. Raises ValueError where it has no place for the expression, or several."""
+    if prompt.count("{}") != 1:
+        raise ValueError("expected exactly one {} for the expression")
+    return prompt
 
-    Raises UserError for a value of another type than the field's.
+
+def start(kind: str) -> str:
+    """Where a run starts. Raises ValueError for another."""
+    if not re.fullmatch(r"none|imagenet|file:.+|pretrain:\w+", kind):
+        raise ValueError("expected none, imagenet, file:PATH or pretrain:KEY")
+    return kind
+
+
+def plain(values: dict) -> dict:
+    """The values. Raises ValueError where no key can be made of them: NaN, bytes, dates."""
+    try:
+        files.canonical(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers, texts and lists ({error})") from None
+    return values
+
+
+# Kinds of values, as annotations of a configuration's fields: `tau: Share = 0.95`.
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=65_536)]
+Width = Annotated[int, Field(ge=0, le=65_536)]
+Steps = Annotated[int, Field(ge=1, le=100_000_000)]
+Batch = Annotated[int, Field(ge=2, le=65_536)]  # batch normalisation needs more than one face
+Pixels = Annotated[int, Field(ge=8, le=2_048)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Precision = Annotated[str, one_of("auto", "fp32", "bf16")]
+Plain = Annotated[dict, AfterValidator(plain)]
+Start = Annotated[str, AfterValidator(start)]
+Prompt = Annotated[str, AfterValidator(one_gap)]
+
+
+@cache
+def _kinds(config: Callable) -> dict[str, TypeAdapter]:
+    strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    hints = get_type_hints(config, include_extras=True)
+    return {name: TypeAdapter(kind, config=strict) for name, kind in hints.items() if name != "return"}
+
+
+def typed(config: Callable, values: dict) -> dict:
+    """Those of `values` that a class or a function names, whole numbers as floats where it wants them.
+
+    So 0 and 0.0 make one key. Raises UserError for a value that is not what its annotation says.
     """
-    out = {}
-    for f in fields(config):
-        if f.name not in values:
-            continue
-        value, kind = values[f.name], get_origin(f.type) or f.type
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            hint = "; YAML reads a number with an exponent only with a point: 3.0e-4" if kind is float else ""
-            raise UserError(f"{f.name}: expected {WORDS[kind]}, got {value!r}{hint}")
-        out[f.name] = value
+    kinds, out = _kinds(config), {}
+    for name in (name for name in kinds if name in values):
+        try:
+            out[name] = kinds[name].validate_python(values[name])
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"]
+            for long, brief in (("Input should be", "expected"), ("Value error, ", "")):
+                said = said.replace(long, brief)
+            raise UserError(f"{name}: {said}, got {short(values[name])}") from None
     return out
+
+
+LATER = ("few_labels", "source")  # fields that a key has only where they say something
 
 
 @dataclass(frozen=True)
@@ -49,46 +101,36 @@ class Run:
 
     dataset: str
     method: str  # "fixmatch", or with a variant "sitfer/semantic"
-    labels: int  # budget, in total; 0 for every label
-    steps: int = 48_000  # 60 epochs (stated) of 800 (released)
-    seed: int = 0
-    split_seed: int = 0
-    dataset_options: dict = field(default_factory=dict)
-    options: dict = field(default_factory=dict)  # of the method
+    labels: Annotated[int, Field(ge=0)]  # budget, in total; 0 for every label
+    steps: Steps = 48_000  # 60 epochs (stated) of 800 (released)
+    seed: Seed = 0
+    split_seed: Seed = 0
+    dataset_options: Plain = field(default_factory=dict)
+    options: Plain = field(default_factory=dict)  # of the method
     evaluations: int = 20  # evenly spaced, the last one at the end
-    batch: int = 16  # stated
-    unlabelled_batch: int = 16  # released
-    image_size: int = 224  # released
+    batch: Batch = 16  # stated
+    unlabelled_batch: Batch = 16  # released
+    image_size: Pixels = 224  # released
     encoder: str = "resnet18"  # stated
-    start: str = "none"  # none | imagenet | file:PATH | pretrain:KEY; the paper: MS-Celeb-1M, from a file
-    start_keys: dict = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
+    start: Start = "none"  # the paper: MS-Celeb-1M, from a file
+    start_keys: dict[str, str] = field(default_factory=dict)  # prefixes in the file -> prefixes in the backbone
     text: str = "clip:ViT-B-32/openai"  # stated: CLIP ViT-B/32
-    prompt: str = "a face image of {}"  # stated
-    lr: float = 1e-4  # released
-    schedule: str = "constant"  # released
-    ema: float = 0.999  # chosen; 0 switches it off, as released
-    validation: float = 0.0  # share of the labelled faces held out
+    prompt: Prompt = "a face image of {}"  # stated
+    lr: Positive = 1e-4  # released
+    schedule: Annotated[str, one_of("constant", "cosine")] = "constant"  # released
+    ema: Decay = 0.999  # chosen; 0 switches it off, as released
+    validation: Decay = 0.0  # share of the labelled faces held out
     include_labelled: bool = False  # labelled faces among the unlabelled ones
     drop_duplicates: bool = True  # chosen: no training face is byte-identical to a test face
-    precision: str = "auto"
+    precision: Precision = "auto"
     compile: bool = False
+    few_labels: bool = False  # a budget smaller than the number of classes is meant
     source: str = ""  # digest of a method that is no file of the package: edited code is another run
 
     def __post_init__(self):
         vars(self).update(typed(Run, vars(self)))
-        if self.labels < 0:
-            raise UserError(f"labels: {self.labels}; expected a budget in total, or 0 for every label")
-        for name, (least, most, why) in LIMITS.items():
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"{name}: {getattr(self, name)}; expected {least:,} to {most:,}{why}")
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"lr: {self.lr}; expected a number above 0")
         if not 1 <= self.evaluations <= self.steps:
             raise UserError(f"evaluations: {self.evaluations} does not lie between 1 and steps ({self.steps})")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule: {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
-        if not 0 <= self.ema < 1 or not 0 <= self.validation < 1:
-            raise UserError("ema and validation are shares: at least 0 and less than 1")
 
     @cached_property
     def key(self) -> str:
@@ -100,7 +142,7 @@ class Run:
 
     def to_dict(self) -> dict:
         """Plain values, as the record carries them."""
-        return {name: value for name, value in asdict(self).items() if name != "source" or value}
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Run":

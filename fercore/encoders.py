@@ -74,11 +74,16 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-def backbone(name: str) -> tuple[nn.Module, int]:
-    """The network without a classifier, and its feature width. Raises UserError for an unknown name."""
+def known(name: str) -> tuple[Callable[[], nn.Module], int]:
+    """What builds an encoder's network, and its feature width. Raises UserError for an unknown name."""
     if name not in BACKBONES:
         raise UserError(f"encoder: {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
-    build, width = BACKBONES[name]
+    return BACKBONES[name]
+
+
+def backbone(name: str) -> tuple[nn.Module, int]:
+    """The network without a classifier, and its feature width. Raises UserError for an unknown name."""
+    build, width = known(name)
     return by_columns(build()), width
 
 

@@ -13,6 +13,13 @@ class UserError(Exception):
     """
 
 
+class RunFailed(Exception):
+    """A training that came to nothing, in one line: no fault of the input's form, and other runs may end well.
+
+    The command line prints it without a traceback and exits with code 1.
+    """
+
+
 def say(line: str) -> None:
     """A line for the user that is no error, on standard error, clear of any progress bar."""
     tqdm.write(line, file=sys.stderr)

@@ -49,6 +49,17 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def named(path: Path, *other: Path) -> Iterator[None]:
+    """An OSError of this block that names no file, as of a full disk, or one of `other`, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, *other, *map(str, other)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextlib.contextmanager
 def temporary(path: Path) -> Iterator[Path]:
     """A free name beside `path`, for a file or a folder that is to take its place; what is left there is removed.
 
@@ -56,15 +67,12 @@ def temporary(path: Path) -> Iterator[Path]:
     """
     own = path.with_name(f".{path.name}.{HERE}-{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".*.tmp"):
-            if _abandoned(left):
-                remove(left)
-        yield own
-    except OSError as error:
-        if error.errno and error.filename in (None, own, str(own)):
-            error.filename, error.filename2 = str(path), None
-        raise
+        with named(path, own):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(".*.tmp"):
+                if _abandoned(left):
+                    remove(left)
+            yield own
     finally:
         remove(own)
 
@@ -124,6 +132,6 @@ def sha256(path: Path) -> str:
     """Hash of a file, read in blocks."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(1 << 16):
             found.update(block)
     return found.hexdigest()

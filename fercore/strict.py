@@ -7,13 +7,11 @@ import yaml
 
 from fercore.errors import UserError, reason
 
-LARGEST = 2_000_000  # bytes
+LARGEST = 500_000  # bytes
 INTEGER = re.compile(r"^[-+]?(0|[1-9][0-9]*)$")
-FLOAT = re.compile(r"^[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$")
+FLOAT = re.compile(r"^[-+]?((0|[1-9][0-9]*)(\.[0-9]*|(?=[eE]))|\.[0-9]+)([eE][-+]?[0-9]+)?$")
 BOOLEAN = re.compile(r"^(true|false|True|False)$")
-
-
-OWN = ("int", "float", "bool", "timestamp")  # of YAML 1.1, read otherwise here
+OWN = ("int", "float", "bool", "timestamp", "merge", "value")  # of YAML 1.1, read otherwise here
 
 
 class Loader(yaml.SafeLoader):
@@ -50,11 +48,22 @@ for kind, pattern, first in RULES:
 
 def load(path: Path) -> object:
     """What the file says. Raises UserError where it cannot be read, or is no such YAML."""
+    return parse(path, read(path))
+
+
+def read(path: Path) -> str:
+    """Its text. Raises UserError."""
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path}: larger than {LARGEST:,} bytes; expected a YAML written by hand")
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def parse(path: Path, text: str) -> object:
+    """What this text of the file says. Raises UserError."""
+    try:
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())[:300]})") from None

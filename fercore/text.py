@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fercore import files, paths, tensors
+from fercore.config import Prompt, typed
 from fercore.errors import UserError, reason, say
 
 # The names that the paper puts into its prompts; a class that is not listed stands for itself.
@@ -26,12 +27,11 @@ SHIPPED = Path(__file__).parent / "prompts.safetensors"  # MiniLM, Table III's p
 CONTROL_WIDTH = 512  # of CLIP ViT-B/32, so that the controls need what CLIP needs
 
 
-def sentences(prompt: str, classes: tuple[str, ...]) -> list[str]:
+def sentences(prompt: Prompt, classes: tuple[str, ...]) -> list[str]:
     """One sentence per class; "a/an" takes the article that its word wants. Raises UserError without a {}."""
-    if prompt.count("{}") != 1:
-        raise UserError(f"prompt: {prompt!r} needs exactly one {{}} for the expression")
+    typed(sentences, {"prompt": prompt})
     words = [WORDS.get(name, name) for name in classes]
-    return [prompt.replace("a/an {}", f"{'an' if w[0] in 'aeiou' else 'a'} {{}}").format(w) for w in words]
+    return [prompt.replace("a/an {}", f"{'an' if w[:1] in 'aeiou' else 'a'} {{}}").replace("{}", w) for w in words]
 
 
 def table(encoder: str, prompt: str, classes: tuple[str, ...]) -> Float[Tensor, "k t"]:
@@ -87,11 +87,17 @@ def _read(file: Path, name: str) -> Tensor | None:
 
 def encode(encoder: str, lines: list[str]) -> Float[Tensor, "k t"]:
     """Run the text encoder. Raises UserError where its package or its weights are missing."""
-    kind, _, name = encoder.partition(":")
-    if kind not in ENCODERS:
-        known = f"clip:MODEL/WEIGHTS, minilm, sentence:NAME, {', '.join(CONTROLS)}, shuffled:ENCODER"
-        raise UserError(f"text: {encoder!r} is unknown; choose one of {known}")
+    kind, _, name = known(encoder).partition(":")
     return ENCODERS[kind](name, lines)
+
+
+def known(encoder: str) -> str:
+    """The text encoder. Raises UserError for one of no kind that there is."""
+    true = encoder.removeprefix("shuffled:")
+    if true not in CONTROLS and true.partition(":")[0] not in ENCODERS:
+        choice = f"clip:MODEL/WEIGHTS, minilm, sentence:NAME, {', '.join(CONTROLS)}, shuffled:ENCODER"
+        raise UserError(f"text: {encoder!r} is unknown; choose one of {choice}")
+    return encoder
 
 
 def _clip(name: str, lines: list[str]) -> Tensor:

@@ -94,7 +94,7 @@ def refused(call):
     def typed(*arguments):
         code, out, err = call(*arguments)
         assert code == 2 and out == []
-        bars = [line for line in err if re.search(r"\d+/\d+ \[|img/s", line)]
+        bars = [line for line in err if re.search(r"\d+/\d+ \[|img/s|\d%\|", line)]
         lines = [line for line in err if line.strip() and line not in bars]
         assert len(lines) == 1 and lines[0].startswith("error: "), err
         return lines[0]

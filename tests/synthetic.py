@@ -5,6 +5,7 @@ import random
 
 from fercore import files
 from fercore.data.expressions import EXPRESSIONS
+from fercore.study import schema
 
 HEIGHT = {"supervised": 0.42, "fixmatch": 0.44, "sitfer/semantic": 0.45, "sitfer/text": 0.455}
 HEIGHT |= {"sitfer/instance": 0.47, "sitfer": 0.49}
@@ -12,6 +13,8 @@ COUNTS = (400, 500, 50, 880, 590, 470, 610)
 LEVELS = {"sitfer/semantic": ("semantic",), "sitfer/text": ("semantic", "text"), "fixmatch": ("semantic",)}
 
 FACES = "feedfacefeedface"
+PRETRAIN = {"dataset": "fer2013", "steps": 11_000, "image_size": 48}
+START = files.key_of({"kind": "pretrain", **PRETRAIN})
 PROVENANCE = {
     "commit": "c0ffee" * 6 + "abcd",
     "dirty": False,
@@ -33,7 +36,7 @@ def run(method, seed, labels=2000, dataset="fer2013", accuracy=None, status="fin
     config = {
         "dataset": dataset, "method": method, "labels": labels, "steps": steps, "seed": seed, "split_seed": seed,
         "dataset_options": {}, "options": {}, "evaluations": 20, "batch": 16, "unlabelled_batch": 16, "image_size": 48,
-        "encoder": "resnet18", "start": "pretrain:0123456789abcdef", "text": "minilm", "prompt": "a face image of {}",
+        "encoder": "resnet18", "start": f"pretrain:{START}", "text": "minilm", "prompt": "a face image of {}",
         "lr": 3e-4, **config,
     }  # fmt: skip
     record = {"key": files.key_of(config), "kind": "run", "status": status, "config": config}
@@ -67,7 +70,7 @@ def run(method, seed, labels=2000, dataset="fer2013", accuracy=None, status="fin
             "test": sum(COUNTS), "tested_on": "PublicTest", "duplicates_dropped": 300, "notes": {},
         },
         "split": {"hash": f"{seed:016x}", "labelled": [], "validation": [], "unlabelled": 25_000, "counts": [9] * 7},
-        "start": {"kind": "pretrain", "sha256": "ab" * 32, "matched": 1.0, "key": "0123456789abcdef"},
+        "start": {"kind": "pretrain", "sha256": "ab" * 32, "matched": 1.0, "key": START},
         "metrics": {
             "classifier": _head(accuracy, draw),
             "fused": _head(accuracy + 0.004, draw) if method.startswith("sitfer") else None,
@@ -121,10 +124,10 @@ def _head(accuracy, draw):
 
 def transfer(record, dataset, accuracy, classes=EXPRESSIONS[:6]):
     """The test of a run on another data set."""
-    config = {"run": record["config"], "dataset": dataset}
+    config = {"run": record["config"], "dataset": dataset, "dataset_options": {}}
     metrics = {"accuracy": accuracy, "macro_f1": accuracy - 0.05, "n": 900, "classes": list(classes)}
     return {
-        "key": files.key_of(config), "kind": "transfer", "status": "finished", "config": config,
+        "key": schema.key("transfer", config), "kind": "transfer", "status": "finished", "config": config,
         "data": {"name": dataset, "fingerprint": FACES}, "metrics": metrics, "provenance": PROVENANCE,
     }  # fmt: skip
 
@@ -132,8 +135,7 @@ def transfer(record, dataset, accuracy, classes=EXPRESSIONS[:6]):
 def pretrain():
     """The start that all these runs share."""
     return {
-        "key": "0123456789abcdef", "kind": "pretrain", "status": "finished",
-        "config": {"dataset": "fer2013", "steps": 11_000, "image_size": 48},
+        "key": START, "kind": "pretrain", "status": "finished", "config": PRETRAIN,
         "data": {"name": "fer2013", "fingerprint": FACES},
         "start": {"sha256": "ab" * 32}, "metrics": {"linear_probe": 0.47, "knn": 0.36, "loss": 3.1},
         "history": [{"step": 100, "loss": 5.0}], "provenance": PROVENANCE,

@@ -1,5 +1,6 @@
 """The published numbers are read as printed, agree with the papers' own sentences, and are judged by one rule."""
 
+import copy
 import csv
 import dataclasses
 import statistics
@@ -262,7 +263,7 @@ SPOILERS = {
         reproduced_by={"notebook": "10_table2_components", "pairs": [["sitfer"]]}
     ),
     "unknown key 'order'": lambda d: d["statements"][0]["reproduced_by"].update(pairs=[["fixmatch", "sitfer"]]),
-    "used twice": lambda d: d["statements"].append(d["statements"][0]),
+    "used twice": lambda d: d["statements"].append(copy.deepcopy(d["statements"][0])),
 }
 
 

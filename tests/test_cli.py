@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -186,12 +187,13 @@ def test_merge(call, refused, tmp_path):
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     for record in (one, two):
         records.append(b, record)
-    records.append(a, one | {"metrics": {}})
+    other = one | {"metrics": two["metrics"]}
+    records.append(a, other)
     line = refused("merge", a, b)
     assert f"{a}, record 1 and {b}, record 1: {one['key']} differs in metrics; keep" in line
     code, out, _ = call("merge", a, b, "--again")
     assert code == 0 and out[-1].endswith("a.jsonl: 1 new records")
-    assert records.read(a) == [one, one | {"metrics": {}}, two]
+    assert records.read(a) == [one, other, two]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"]])
@@ -296,36 +298,6 @@ def test_weights_with_wrong_keys(refused, toy_root, tmp_path):
     assert "broken.safetensors: not readable as weights" in line
 
 
-def test_damaged_prompt_cache(refused, call, toy_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(text.ENCODERS, "sentence", lambda name, lines: text._random(len(lines)))
-    arguments = train_on(toy_root, tmp_path / "r", "--text", "sentence:x", method="sitfer")
-    assert call(*arguments)[0] == 0
-    (file,) = (tmp_path / "cache" / "text").iterdir()
-    file.write_bytes(b"damaged")
-    line = refused(*arguments, "--seed", 1)
-    assert f"{file.name}: damaged prompt table; delete it, and it is computed again" in line
-    assert len(records.read(tmp_path / "r" / "records.jsonl")) == 1
-
-
-def test_damaged_cache_of_faces_is_built_again(call, faces, tmp_path, monkeypatch):
-    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
-    assert call(*train_on(faces, tmp_path / "r"))[0] == 0
-    (images,) = (tmp_path / "cache" / "faces").glob("*/images.npy")
-    images.write_bytes(b"damaged")
-    code, out, _ = call(*train_on(faces, tmp_path / "r", "--seed", 1))
-    assert code == 0 and json.loads(out[-1])["status"] == "finished"
-
-
-def test_damaged_records_line(refused, toy_root, tmp_path):
-    records.append(tmp_path / "records.jsonl", synthetic.run("supervised", 0))
-    with open(tmp_path / "records.jsonl", "a") as file:
-        file.write('{"key": "0123\n')
-    before = (tmp_path / "records.jsonl").read_bytes()
-    assert "records.jsonl, line 2: not a JSON record" in refused(*train_on(toy_root, tmp_path))
-    assert (tmp_path / "records.jsonl").read_bytes() == before
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -334,7 +306,7 @@ def test_damaged_records_line(refused, toy_root, tmp_path):
         (["train", "--dataset", "own", "--method", "sitfer"], r"--labels"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "many"], r"--labels.*integer"),
         (["train", "--dataset", "own", "--method", "sitfer", "--labels", "9", "--set", "tau"], r"--set: 'tau'"),
-        (["train", "--dataset", "own", "--method", "sitfer", "--labels", "-1"], r"labels: -1; expected a budget"),
+        (["train", "--dataset", "own", "--method", "sitfer", "--labels", "-1"], r"labels: expected greater than"),
         (
             ["train", "--dataset", "own", "--method", "sitfer", "--labels", "9"],
             r"own: no data root given; expected a f",
@@ -356,6 +328,97 @@ def test_bad_arguments(refused, call, arguments, message):
         assert call(*arguments)[0] == 0  # a control looks at no words
         return
     assert re.search(message, refused(*arguments))
+
+
+WRONG = """
+    --prompt 'a face'                     prompt: expected exactly one {} for the expression, got 'a face'
+    --prompt '{} {}'                      prompt: expected exactly one {} for the expression, got '{} {}'
+    --labels 2                            own: labels: 2 for 3 classes leave some without any
+    --labels 100                          own: 100 labels asked for, the training set has 48
+    --labels nan                          --labels
+    --precision fp8                       precision: expected one of auto, fp32, bf16, got 'fp8'
+    --schedule step                       schedule: expected one of constant, cosine, got 'step'
+    --lr 0                                lr: expected greater than 0, got 0.0
+    --lr -1                               lr: expected greater than 0, got -1.0
+    --lr nan                              lr: expected a finite number, got nan
+    --lr inf                              lr: expected a finite number, got inf
+    --lr fast                             --lr
+    --batch 1                             batch: expected greater than or equal to 2, got 1
+    --unlabelled-batch 1                  unlabelled_batch: expected greater than or equal to 2, got 1
+    --batch 1000000                       batch: expected less than or equal to 65536, got 1000000
+    --checkpoint-every 0                  --checkpoint-every
+    --image-size 1                        image_size: expected greater than or equal to 8, got 1
+    --image-size 100000                   image_size: expected less than or equal to 2048, got 100000
+    --ema 1                               ema: expected less than 1, got 1.0
+    --ema nan                             ema: expected a finite number, got nan
+    --validation 1                        validation: expected less than 1, got 1.0
+    --validation 0.9                      leave none for training beside validation=0.9
+    --evaluations 0                       evaluations: 0 does not lie between 1 and steps (2)
+    --evaluations 9                       evaluations: 9 does not lie between 1 and steps (2)
+    --steps 0                             steps: expected greater than or equal to 1, got 0
+    --steps 1000000000000                 steps: expected less than or equal to 100000000, got 1000000000000
+    --seed -1                             seed: expected greater than or equal to 0, got -1
+    --seed 99999999999                    seed: expected less than 4294967296, got 99999999999
+    --split-seed -1                       split_seed: expected greater than or equal to 0, got -1
+    --device mps                          device: mps is not supported; use auto, cpu, cuda or cuda:N
+    --device xpu                          device: xpu is not supported
+    --device gpu                          device: 'gpu' is unknown
+    --encoder resnet99                    encoder: 'resnet99' is unknown
+    --start imagnet                       start: expected none, imagenet, file:PATH or pretrain:KEY, got 'imagnet'
+    --start pretrain:../../x              start: expected none, imagenet, file:PATH or pretrain:KEY, got
+    --start file:absent.pt                absent.pt: no such weights file
+    --start imagenet                      start: imagenet: no ImageNet weights for toy
+    --text word2vec                       text: 'word2vec' is unknown
+    --method sitfre                       method: 'sitfre' is unknown
+    --method sitfer/all                   method: sitfer has no variant 'all'
+    --dataset celeba                      unknown data set 'celeba'
+    --set tau=0.5                         options of supervised: unknown tau; known are none
+    --set tau=NaN                         options: expected numbers, texts and lists
+    --set tau=1 --set tau=2               --set: tau is given twice
+    --data-option sizes=3                 own: unknown option 'sizes'
+    --data-option channels=cmyk           own: channels: 'cmyk' is unknown
+    --data-option classes=3               own: classes: expected an instance of Sequence, got 3
+    --data-option unlabelled=3            own: unlabelled: expected a valid string, got 3
+    --data-option test_share=much         own: test_share: expected a valid number, got 'much'
+    --dataset facs --data-option n=many   facs: n: expected a valid integer, got 'many'
+    --dataset facs --data-option n=-5     facs: n is -5, expected 1 to 1,000,000
+    --dataset facs --data-option n=10000000000   facs: n is 10000000000, expected 1 to 1,000,000
+    --dataset facs --data-option difficulty=hard   facs: difficulty: expected a valid number, got 'hard'
+"""
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in WRONG.strip().splitlines()])
+def test_a_wrong_value_is_one_line_and_leaves_nothing(line, refused, toy_root, tmp_path):
+    given, said = re.split(r" {3,}", line)
+    printed = refused(*train_on(toy_root, tmp_path / "r", *shlex.split(given)))
+    assert said in printed and len(printed) < 400
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_that_fails_is_one_line(call, toy_root, tmp_path):
+    code, out, err = call(*train_on(toy_root, tmp_path, "--lr", 1e30, "--steps", 4))
+    assert code == 1 and out == [] and "Traceback" not in "".join(err)
+    assert err[-1].startswith("error: loss is not finite at step 2: total nan, labelled nan")
+
+
+def test_a_sweep_with_failed_runs_says_why_and_ends_with_1(call, profile, toy_root, tmp_path):
+    path = profile(labels=[9], seeds=[0], lr=1e30)
+    where = [path, *place(toy_root, tmp_path), "--device", "cpu"]
+    reason = "  supervised/9/0: loss is not finite at step 2: total nan, labelled nan"
+    tried = "2 runs failed before by this code and are not tried again; --retry tries them"
+    for options, lines, again in (((), 2, False), ((), 2, True), (("--retry",), 4, False)):
+        code, out, err = call("sweep", *where, *options)
+        assert code == 1 and out == [f"{tmp_path / 'results' / 'records.jsonl'}: 2 runs of 2 are missing"]
+        (head,) = (number for number, line in enumerate(err) if line.startswith("error: "))
+        assert err[head].endswith("records.jsonl: 2 runs failed") and err[head + 1].startswith(reason)
+        assert len(records.read(tmp_path / "results" / "records.jsonl")) == lines
+        assert (tried in err) == again
+    assert call("sweep", *where, "--seeds", 0, "--labels", 9)[0] == 1
+
+
+def test_a_selection_without_any_run_is_refused(refused, profile, toy_root, tmp_path):
+    line = refused("sweep", profile(), *place(toy_root, tmp_path), "--seeds", 9)
+    assert "toy.yaml: there is no run of these methods, labels and seeds" in line
 
 
 def test_bad_device(refused, toy_root, tmp_path):

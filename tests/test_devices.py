@@ -18,8 +18,18 @@ def test_device_of_a_name(monkeypatch):
         devices.choose("cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     # As tensors report it: else every batch would be taken for a host tensor.
     assert devices.choose() == devices.choose("cuda") == torch.device("cuda:0")
+    assert devices.choose("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"cuda:2 was asked for and torch sees 2 here"):
+        devices.choose("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "meta", "cpu:1"])
+def test_devices_that_are_not_supported(name):
+    with pytest.raises(UserError, match=f"device: {name} is not supported; use auto, cpu, cuda or cuda:N"):
+        devices.choose(name)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +48,6 @@ def test_precision_of_this_machine_and_of_a_graphics_card(monkeypatch):
     for supported, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, yes=supported: yes)
         assert devices.precision("auto", torch.device("cuda:0")) == expected
-    with pytest.raises(UserError, match="precision: 'fp8' is unknown; choose one of auto, fp32, bf16"):
-        devices.precision("fp8", CPU)
 
 
 def test_rows_are_taken_in_their_order():

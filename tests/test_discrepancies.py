@@ -89,7 +89,7 @@ def test_what_is_off_is_said_in_one_line(change, said, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, said", [("a: [", "cannot be read"), ("a: 1", "a list of points"), ("- 7", "point 1")]
+    "content, said", [("a: [", "not valid YAML"), ("a: 1", "a list of points"), ("- 7", "point 1")]
 )
 def test_a_damaged_file(content, said, tmp_path):
     (tmp_path / "audit.yaml").write_text(content)

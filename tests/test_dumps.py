@@ -104,31 +104,6 @@ def test_full_size_stays_under_half_a_megabyte(tmp_path, whole):
     assert dumps.file(tmp_path, CONFIG.key).stat().st_size < 500_000
 
 
-def test_nothing_but_the_small_tensors_is_read_before_it_is_asked_for(whole, monkeypatch):
-    asked = []
-    open_ = dumps.safe_open
-
-    class Watched:
-        def __init__(self, *args):
-            self.file = open_(*args)
-
-        def __enter__(self):
-            self.opened = self.file.__enter__()
-            return self
-
-        def __exit__(self, *error):
-            return self.file.__exit__(*error)
-
-        def __getattr__(self, name):
-            return lambda *args: asked.append(args) or getattr(self.opened, name)(*args)
-
-    monkeypatch.setattr(dumps, "safe_open", Watched)
-    dump = dumps.read(whole[1], CONFIG)
-    assert not any(str(name).startswith("level/") for args in asked for name in args)
-    dump.levels(0)
-    assert [args for args in asked if args][2:] == [("level/semantic",), ("level/text",), ("level/instance",)]
-
-
 @pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"not safetensors", lambda b: b""])
 def test_a_damaged_dump(whole, tmp_path, spoil):
     path = dumps.file(tmp_path, CONFIG.key)

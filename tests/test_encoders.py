@@ -181,6 +181,29 @@ def test_matched_share_counts_what_is_missing_or_of_another_shape():
         loaded(eight)
 
 
+FIRST = {
+    "0.weight, is 8 x 1 x 3 x 3; the encoder's is 8 x 3 x 3 x 3": lambda state: state["0.weight"][:, :1],
+    "0.weight, is absent; the encoder's is": lambda state: None,
+    "0.weight holds NaN": lambda state: state["0.weight"] * float("nan"),
+}
+
+
+@pytest.mark.parametrize("said", FIRST)
+def test_a_start_whose_first_layer_does_not_fit_is_refused(said):
+    """Nine tenths of the tensors are there, and no face would be seen as by the start."""
+    state = weights()
+    first = FIRST[said](state)
+    state = {k: v for k, v in state.items() if k != "0.weight"} | ({} if first is None else {"0.weight": first})
+    with pytest.raises(UserError, match=rf"weights\.safetensors: .*{said}"):
+        loaded(state)
+
+
+def test_weights_named_by_numbers_are_refused(tmp_path):
+    torch.save({0: torch.ones(2), 1: torch.ones(2)}, tmp_path / "numbered.pt")
+    with pytest.raises(UserError, match=r"numbered\.pt: its tensors are named by 0 and the like; expected names"):
+        pretrained.tensors(tmp_path / "numbered.pt")
+
+
 @pytest.mark.parametrize("wrapped", [None, "state_dict", "model"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_files(tmp_path, suffix, wrapped):

@@ -1,7 +1,6 @@
 """Features: the extract says what the weights say, for the same faces in every run; numbers against loops."""
 
 import itertools
-import json
 import math
 import sys
 from dataclasses import replace
@@ -19,7 +18,7 @@ pytest.importorskip("sklearn", reason="maps need scikit-learn (pip install 'ferc
 
 import matplotlib.pyplot as plt
 
-from fercore import files, paths, text
+from fercore import paths, tensors, text
 from fercore.analysis import feature_maps
 from fercore.data import prepare
 from fercore.errors import UserError
@@ -283,7 +282,7 @@ def test_damaged_and_foreign_files(extracts, tmp_path):
     path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"not the features of this run .*delete it, and `python -m fercore features`"):
         features.read(path)
-    text.write(path, {"weight": torch.zeros(2)}, {"a": "b"})
+    tensors.save(path, {"weight": torch.zeros(2)}, {"a": "b"})
     with pytest.raises(UserError, match="its format is None, expected 'features 1'"):
         features.read(path)
     features.write(path, replace(e, tensors=e.tensors | {"labels": e.tensors["labels"][:3]}))
@@ -304,9 +303,10 @@ def test_weights_and_data_of_another_run(moved):
     checkpoint.save(file, {"model": {"classifier.weight": torch.zeros(7, 16)}, "state": {}})
     with pytest.raises(UserError, match=r"\.pt: not the weights of run .* \(supervised\)"):
         features.run(results=moved.results, runs=[config], device="cpu", progress=False)
-    line = json.loads(moved.records.read_text().splitlines()[0])
-    line["data"]["fingerprint"] = "0" * 16
-    moved.records.write_text(files.canonical(line) + "\n")
+    record = records.read(moved.records)[0]
+    record["data"]["fingerprint"] = "0" * 16
+    moved.records.unlink()
+    records.append(moved.records, record)
     with pytest.raises(UserError, match=r"facs: these faces \(\w{16}\) are not those that run"):
         features.run(results=moved.results, runs=[config], device="cpu", progress=False)
     assert not (moved.results / "features").exists()

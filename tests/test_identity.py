@@ -93,7 +93,7 @@ def test_a_run_of_earlier_code_is_kept_and_said_or_made_again(toy_root, tmp_path
 
 
 def test_comments_and_docstrings_are_no_code():
-    texts = ("def f(x): return x + 1.0", "def f(x): return x + 2.0", 'def f(x):\n    """A."""\n    return x + 1.0  # a\n')
+    texts = ("def f(x): return x + 1", "def f(x): return x + 2", 'def f(x):\n    """A."""\n    return x + 1  # a\n')
     bare, other, told = (records._written(records.ast.parse(text)) for text in texts)
     assert told == bare != other
 
@@ -107,7 +107,7 @@ def test_an_interrupted_run_does_not_go_on_over_other_faces(faces, tmp_path, cap
     relabelled(faces)
     record = make(config, faces, results, watch=steps.append)
     assert steps == [1, 2, 3, 4] and record["history"] == toy.run(config, faces).record["history"]
-    assert f"{old}: begun with other faces and labelled faces; it stays" in capsys.readouterr().err
+    assert f"{old}: begun with other faces and split; it stays" in capsys.readouterr().err
     assert old.read_bytes() == content
     wrong = old.with_name("moved.pt")
     old.rename(wrong)
@@ -174,7 +174,7 @@ def test_kept_weights_and_features_are_of_the_run_that_is_on_record(faces, tmp_p
     transfer.restore(first, results, toy.CPU)
     relabelled(faces)
     make(config, faces, results, keep_weights=True)
-    with pytest.raises(UserError, match="is of a run with other faces and labelled faces than the one on record"):
+    with pytest.raises(UserError, match="is of a run with other faces and split than the one on record"):
         transfer.restore(first, results, toy.CPU)
 
 

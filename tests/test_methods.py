@@ -2,8 +2,10 @@
 
 import copy
 import linecache
+import math
 from dataclasses import dataclass, fields, replace
 from importlib import util
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import yaml
 from torch.nn.functional import cross_entropy
 from trial import K, Trial, faces
 
-from fercore.config import Run
+from fercore.config import Run, typed
 from fercore.errors import UserError
 from fercore.fusion import entropy
 from fercore.losses import soft_cross_entropy
@@ -272,16 +274,37 @@ def test_fixmatch_keeps_what_it_is_sure_of_and_takes_it_as_hard():
         ("sitfer/semantik", {}, r"no variant 'semantik'; it has semantic"),
         ("supervised/semantic", {}, r"no variant 'semantic'; it has none"),
         ("sitfer", {"taw": 0.5}, r"options of sitfer: unknown taw; known are .*tau"),
-        ("sitfer", {"tau": "0.5"}, r"options of sitfer: tau: expected a number, got '0.5'"),
+        ("sitfer", {"tau": "0.5"}, r"options of sitfer: tau: expected a valid number, got '0.5'"),
         ("sitfer", {"levels": ["semantics"]}, r"options of sitfer: levels: .*expected one or more of semantic"),
         ("sitfer", {"levels": []}, r"options of sitfer: levels"),
-        ("uda", {"signal": "slow"}, r"options of uda: signal: 'slow'; expected one of none, linear, exp, log"),
+        ("uda", {"signal": "slow"}, r"options of uda: signal: expected 'none', 'linear', 'exp' or 'log', got 'slow'"),
         ("lion", {"lambda_c": 0.1}, r"options of lion: unknown lambda_c; known are .*lambda_n"),  # it has no contrast
+        ("supervised", {"tau": 0.5}, r"options of supervised: unknown tau; known are none"),
+        ("fixmatch", {"tau": 1.5}, r"options of fixmatch: tau: expected less than or equal to 1, got 1.5"),
+        ("fixmatch", {"tau": math.nan}, r"options of fixmatch: tau: expected a finite number, got nan"),
+        ("fixmatch", {"lambda_u": math.inf}, r"options of fixmatch: lambda_u: expected a finite number, got inf"),
+        ("fixmatch", {"lambda_u": -1}, r"options of fixmatch: lambda_u: expected greater than or equal to 0, got -1"),
+        ("uda", {"temperature": 0}, r"options of uda: temperature: expected greater than 0, got 0"),
+        ("adacm", {"epochs": 0}, r"options of adacm: epochs: expected greater than or equal to 1, got 0"),
+        ("remixmatch", {"strong": 1000}, r"options of remixmatch: strong: expected less than or equal to 64, got 1000"),
+        ("sitfer", {"vote": "max"}, r"options of sitfer: vote: expected 'sum', 'mean' or 'prior', got 'max'"),
+        ("sitfer", {"levels": [1]}, r"options of sitfer: levels: expected a valid string"),
+        ("audit", {"code": [["max"]]}, r"options of audit: code: expected a valid string"),
     ],
 )
 def test_bad_method(name, options, message):
     with pytest.raises(UserError, match=message):
         resolve(name, options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_constant_has_limits_which_its_values_keep(name):
+    """A number without any would be checked by nothing."""
+    hints = get_type_hints(METHODS[name].Config, include_extras=True)
+    assert [constant for constant, kind in hints.items() if kind in (int, float)] == []
+    for variant in ("", *getattr(METHODS[name], "VARIANTS", ())):
+        module, config = resolve(f"{name}/{variant}".rstrip("/"))
+        assert typed(module.Config, vars(config)) == vars(config)
 
 
 def test_options_stand_on_top_of_the_variant():

@@ -5,16 +5,19 @@ Right values are those of plain copies of the same pictures; what has two readin
 
 import io
 import os
+import shutil
 import struct
+import subprocess
 import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fercore.data import load, pictures
+from fercore import data, files, paths
+from fercore.data import folders, load, pictures
 from fercore.data.check import check
-from fercore.data.faces import TEST, TRAIN, UNKNOWN, UNLABELLED, VALIDATION
+from fercore.data.faces import TEST, TRAIN, UNKNOWN, UNLABELLED, VALIDATION, Table
 from fercore.errors import UserError
 
 SIDE = 12
@@ -42,7 +45,8 @@ def counts(faces, part):
 
 def decoded(path, channels=1):
     """One file as it becomes an array."""
-    found, _ = next(iter(pictures.decode(path.parent, [path.name], None, None, channels)))
+    one = Table(("any",), np.zeros(1, np.int64), np.zeros(1, np.int8), [path.name])
+    (found,) = pictures.decode(path.parent, one, None, channels, photos=True)
     if isinstance(found, UserError):
         raise found
     return found
@@ -114,12 +118,14 @@ def test_an_orientation_that_is_no_number_turns_nothing(tmp_path, said):
 
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_every_orientation_is_turned_upright(tmp_path, tag):
-    upright = face(5)
+    upright = face(5, size=(SIDE, 8))
     stored = upright if tag == 1 else upright.transpose(INVERSE[tag])
     said = Image.Exif()
     said[pictures.ORIENTATION] = tag
     stored.save(tmp_path / "x.png", exif=said)
-    np.testing.assert_array_equal(decoded(tmp_path / "x.png", 3).transpose(1, 2, 0), np.asarray(upright))
+    found = decoded(tmp_path / "x.png", 3)
+    assert found.shape == (3, SIDE, SIDE)
+    np.testing.assert_array_equal(found[:, 2:10].transpose(1, 2, 0), np.asarray(upright))
 
 
 INVERSE = {tag: {6: pictures.TURNS[8], 8: pictures.TURNS[6]}.get(tag, turn) for tag, turn in pictures.TURNS.items()}
@@ -203,6 +209,14 @@ def test_a_split_without_class_folders_is_refused(tmp_path):
         load("own", tmp_path)
 
 
+def test_folders_beside_the_splits_are_ignored_and_said(tmp_path):
+    for name in ("train", "test", "backup"):
+        folder(tmp_path / name, first=len(name) * 100)
+    (tmp_path / "train" / "fear").mkdir()
+    assert load("own", tmp_path).notes["ignored"] == "backup, train/fear"
+    assert sum(check("own", tmp_path)["left_out"].values()) == 11
+
+
 def test_classes_that_differ_in_case_are_one(tmp_path):
     folder(tmp_path / "train")
     folder(tmp_path / "test", ("Angry ", "HAPPY"), 3, 500)
@@ -221,7 +235,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     os.mkfifo(root / "angry" / "pipe.png")
     report = check("own", root)
     assert report["left_out"] == {
-        "hidden, or the operating system's": 1, "no picture: .txt": 1, pictures.HEIC: 1, "the folder fear is empty": 1,
+        "hidden, or the operating system's": 1, "no picture: .txt": 1, folders.HEIC: 1, "the folder fear is empty": 1,
         "a picture in no folder that is read: .": 1, "no file but a pipe or a device": 1,
     }  # fmt: skip
 
@@ -236,6 +250,23 @@ def test_links_are_followed_once(tmp_path):
     assert check("own", root)["left_out"] == {"a link that leads back above itself": 1}
     os.symlink("/nowhere.png", root / "angry" / "gone.png")
     assert "gone.png is missing" in check("own", root)["unreadable"][0]
+
+
+def test_two_links_that_lead_to_each_other_end(tmp_path):
+    root = folder(tmp_path)
+    os.symlink(root / "happy", root / "angry" / "more")
+    os.symlink(root / "angry", root / "happy" / "more")
+    os.symlink("self.png", root / "happy" / "self.png")
+    with pytest.raises(UserError, match=r"self\.png is unreadable"):
+        load("own", root)
+    assert len(folders.below(root / "angry")) == 11
+
+
+@pytest.mark.parametrize("name", [name for name in data.NAMES if name != "facs"])
+def test_a_pipe_is_refused(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match=f"^{name}: .*is a pipe or a device; expected"):
+        load(name, tmp_path / "pipe.csv")
 
 
 def test_names_that_are_not_utf8(tmp_path):
@@ -282,17 +313,79 @@ def test_a_folder_of_more_faces_for_any_data_set(tmp_path):
 # The fingerprint
 
 
-def test_the_fingerprint_is_of_the_content(tmp_path):
-    """Other pixels under the same name, in the same number of bytes, at the same time."""
-    root = folder(tmp_path, ending="bmp")
-    before, file = load("own", root).fingerprint, root / "angry" / "0.bmp"
+def replaced(root):
+    """Other pixels under the same name, in the same number of bytes, with the same date."""
+    file = root / "angry" / "0.bmp"
     said = os.stat(file)
     face(99).save(file)
     os.utime(file, ns=(said.st_atime_ns, said.st_mtime_ns))
-    assert os.stat(file).st_size == said.st_size
-    faces = load("own", root)
-    assert faces.fingerprint != before
-    np.testing.assert_array_equal(faces.images[0].transpose(1, 2, 0), np.asarray(face(99)))
+    assert (os.stat(file).st_size, os.stat(file).st_mtime_ns) == (said.st_size, said.st_mtime_ns)
+
+
+def swapped(root):
+    """Two files, each with its size and date, under each other's names."""
+    one, other = root / "angry" / "1.bmp", root / "happy" / "1.bmp"
+    one.rename(root / "x")
+    other.rename(one)
+    (root / "x").rename(other)
+
+
+CHANGES = {
+    "replaced": replaced,
+    "swapped": swapped,
+    "relabelled": lambda root: (root / "angry" / "4.bmp").rename(root / "happy" / "9.bmp"),
+    "added": lambda root: face(98).save(root / "angry" / "9.bmp"),
+    "removed": lambda root: (root / "angry" / "2.bmp").unlink(),
+    "class renamed": lambda root: (root / "angry").rename(root / "anger"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("age", [0, 3600])
+def test_other_content_is_another_fingerprint(tmp_path, monkeypatch, name, age):
+    """Whether the files changed just now, or long before they were first read."""
+    monkeypatch.setattr(folders, "YOUNG", -age)
+    root = folder(tmp_path / "data", ending="bmp")
+    before = load("own", root)
+    CHANGES[name](root)
+    after = load("own", root)
+    assert after.fingerprint != before.fingerprint
+    for file, image in zip(after.sources, after.images):
+        np.testing.assert_array_equal(image, decoded(root / file, 3))
+
+
+def test_where_it_lies_and_what_it_is_called_change_no_fingerprint(tmp_path, monkeypatch):
+    root = folder(tmp_path / "data")
+    before = load("own", root)
+    shutil.copytree(root, tmp_path / "copy")
+    root.rename(tmp_path / "moved")
+    monkeypatch.setattr(pictures, "decode", lambda *_: pytest.fail("decoded again"))
+    for name in ("copy", "moved"):
+        assert load("own", tmp_path / name).fingerprint == before.fingerprint
+
+
+def test_files_that_are_as_they_were_are_not_read_again(tmp_path, monkeypatch):
+    root = folder(tmp_path / "data")
+    monkeypatch.setattr(folders, "YOUNG", -3600)
+    known = folders.contents(root, "angry", "happy")
+    assert list(known) == sorted(known) and known["angry/0.png"] == files.sha256(root / "angry" / "0.png")[:16]
+    read = []
+    monkeypatch.setattr(folders, "_hash", lambda file: read.append(file.name) or "other")
+    assert folders.contents(root, "angry", "happy") == known and not read
+    os.utime(root / "angry" / "3.png")
+    assert folders.contents(root, "angry", "happy")["angry/3.png"] == "other" and read == ["3.png"]
+    for kept in (paths.cache() / "hashes").iterdir():
+        kept.write_bytes(kept.read_bytes().replace(b"angry", b"bored"))
+    folders.contents(root, "angry", "happy")
+    assert len(read) == 11  # a damaged memory is none
+
+
+def test_a_file_that_may_yet_change_in_the_same_tick_is_read_again(tmp_path, monkeypatch):
+    root, read = folder(tmp_path / "data"), []
+    folders.contents(root, "angry")
+    monkeypatch.setattr(folders, "_hash", lambda file: read.append(file.name) or "other")
+    folders.contents(root, "angry")
+    assert len(read) == 5
 
 
 # Lists
@@ -370,7 +463,7 @@ def test_rows_without_a_label_are_refused_with_their_line(listed, label):
             "path,label\nimg/angry/0.png,angry\nimg/angry/0.png,happy\n",
             "line 3: .* stands at line 2 with another",
         ),
-        ("path,label\nimg/angry/a,b.png,angry\n", "line 2: 3 cells, the header has 2"),
+        ("path,label\nimg/angry/a,b.png,angry\n", "line 2: 3 cells, expected 2; quote"),
         ("path,label,fold\nimg/angry/0.png,angry,3\n", "split '3'; expected one of train"),
     ],
 )
@@ -470,3 +563,12 @@ def test_the_list_of_rafdb_however_it_was_written(rafdb, text, encoding):
 def test_a_list_of_rafdb_with_two_readings_is_refused(rafdb, text, message):
     with pytest.raises(UserError, match=message):
         load("rafdb", rafdb(text, "latin-1" if "\xe4" in text else "utf-8"))
+
+
+@pytest.mark.parametrize("place", ["my faces", "Anna's", 'so "called"', "a;b & c"])
+def test_make_passes_the_folder_on_as_it_is(tmp_path, place):
+    (tmp_path / "python").write_text('#!/bin/sh\nfor word; do echo "$word"; done\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["make", "--silent", "-o", ".venv/installed", "study", f"BIN={tmp_path}", f"DATA={place}"]
+    said = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[-2:] == ["--data-root", place]

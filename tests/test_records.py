@@ -14,6 +14,7 @@ from fercore import files
 from fercore.errors import UserError
 from fercore.study import profiles, records, sweep
 
+PROVENANCE = synthetic.PROVENANCE
 ONE, TWO, THREE = (synthetic.run("supervised", seed) for seed in range(3))
 FAILED = synthetic.run("supervised", 0, status="failed")
 
@@ -83,24 +84,6 @@ def test_many_may_append_at_once(file):
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda line: records.append(file, line), lines))
     assert sorted(r["key"] for r in records.read(file)) == sorted(r["key"] for r in lines)
-
-
-@pytest.mark.parametrize(
-    "damaged, message",
-    [
-        (b'{"key": "0123", "kind": "run"', "not a JSON record"),
-        (b"\xff\xfe\x00garbage", "not a JSON record"),
-        (b"[1, 2]", "needs the fields key, kind, status and config"),
-        (b'{"key": "0123"}', "needs the fields key, kind, status and config"),
-    ],
-)
-def test_a_damaged_line_is_named_and_nothing_is_lost(file, damaged, message):
-    first, second = write(file, ONE, TWO).read_bytes().splitlines(keepends=True)
-    file.write_bytes(first + damaged + b"\n" + second)
-    before = file.read_bytes()
-    with pytest.raises(UserError, match=rf"records.jsonl, line 2: .*{message}"):
-        records.read(file)
-    assert file.read_bytes() == before
 
 
 # What is the same run
@@ -196,9 +179,9 @@ def test_the_frame_of_a_study_is_of_the_runs_that_are_asked_for(file):
 
 def test_merge_adds_what_is_new_and_collapses_what_is_equal(tmp_path):
     target = write(tmp_path / "a.jsonl", FAILED, TWO)
-    elsewhere = TWO | {"provenance": {"seconds": 3.0}}  # the same numbers from another machine
+    elsewhere = TWO | {"provenance": PROVENANCE | {"seconds": 3.0}}  # the same numbers from another machine
     source = write(tmp_path / "b.jsonl", elsewhere, THREE, FAILED, ONE)
-    other = write(tmp_path / "c.jsonl", THREE, THREE | {"provenance": {}})
+    other = write(tmp_path / "c.jsonl", THREE, THREE | {"provenance": PROVENANCE | {"threads": 8}})
     assert sweep.merge(target, [source, other]) == 2
     assert records.read(target) == [FAILED, TWO, THREE, ONE]  # a failure is replaced
     assert sweep.merge(target, [source, other]) == sweep.merge(target, [target]) == 0
@@ -206,15 +189,15 @@ def test_merge_adds_what_is_new_and_collapses_what_is_equal(tmp_path):
 
 def test_merge_refuses_what_differs_and_names_both_sides(tmp_path):
     target, b, c = (tmp_path / f"{name}.jsonl" for name in "abc")
-    before = write(target, ONE).read_bytes()
-    write(b, THREE, ONE | {"metrics": {}, "split": 1, "provenance": {}})
+    before, other = write(target, ONE).read_bytes(), ONE | {"metrics": TWO["metrics"]}
+    write(b, THREE, other | {"split": TWO["split"], "provenance": PROVENANCE | {"threads": 8}})
     with pytest.raises(UserError) as error:
         sweep.merge(target, [b])
     assert str(error.value) == (
         f"{target}, record 1 and {b}, record 2: {ONE['key']} differs in metrics, split; keep one of them, or keep both "
         "with --again"
     )
-    write(c, TWO, ONE | {"metrics": {}}, ONE)  # in one file
+    write(c, TWO, other, ONE)  # in one file
     with pytest.raises(UserError, match=r"c\.jsonl, record 3 and .*c\.jsonl, record 2: "):
         sweep.merge(tmp_path / "d.jsonl", [c])
     with pytest.raises(UserError, match=r"none\.jsonl: no such file; expected the records\.jsonl"):

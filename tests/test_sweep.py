@@ -13,7 +13,7 @@ import toy
 from safetensors.torch import save_file
 
 from fercore import files, paths, text
-from fercore.errors import UserError
+from fercore.errors import RunFailed, UserError
 from fercore.study import cost, identity, profiles, records, runs, starts, sweep, workers
 from fercore.training import checkpoint, devices, loop
 from fercore.training.simclr import Pretrain
@@ -99,15 +99,95 @@ def test_a_failed_run_leaves_its_error_and_does_not_stop_the_others(profile, toy
     assert len(out) == 4 and failed["error"] == "RuntimeError: loss is not finite" and failed["key"] == broken.key
     assert sweep.missing(study) == [broken]
     asked.hook, at = lambda config: None, identity.Place(study.data_root, study.results, "cpu")
-    assert complete(study) == [*out, synthetic.here(broken, at)]  # made again; the failure stays on record
+    assert complete(study) == out  # not tried again
+    out.append(synthetic.here(broken, at))
+    assert complete(study, retry=True) == out  # made again; the failure stays on record
     assert sweep.missing(study) == []
 
 
 def test_a_loss_that_is_not_finite_is_a_failure(profile, toy_root):
     study = load(profile(labels=[9], seeds=[0], methods=["supervised"], lr=1e30, steps=8), toy_root)
     (record,) = complete(study)
-    assert record["status"] == "failed" and record["error"]
+    assert record["status"] == "failed" and record["error"].startswith("loss is not finite at step 2: total nan")
+    assert record["provenance"]["source"] == records.source_hash()
+    at = identity.Place(study.data_root, study.results, "cpu")
+    assert record["identity"] == at.identity(study.runs()[0])
     files.canonical(record)
+
+
+CHANGED = {  # of the failed record, or around it; and whether the run is then tried again
+    "nothing": (lambda record: record, False),
+    "other code": (lambda record: record | {"provenance": record["provenance"] | {"source": "0" * 16}}, True),
+    "other precision": (lambda record: record | {"identity": record["identity"] | {"precision": "bf16"}}, True),
+    "other faces": (lambda record: record | {"identity": record["identity"] | {"data": "0" * 16}}, True),
+    "other weights": (lambda record: record | {"identity": record["identity"] | {"start": "0" * 16}}, True),
+    "an old record": (lambda record: {k: v for k, v in record.items() if k not in ("identity", "provenance")}, True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_what_failed_is_tried_again_where_something_is_new(change, profile, toy_root):
+    study = load(profile(labels=[9], seeds=[0], methods=["supervised"], lr=1e30), toy_root)
+    (record,) = complete(study)
+    changed, again = CHANGED[change]
+    files.write(study.records, files.canonical(changed(record)) + "\n")
+    assert (sweep.given_up(study, device="cpu") == []) == again
+    for _ in range(3):
+        complete(study)
+    assert len(records.read(study.records)) == 1 + again
+    complete(study, retry=True)
+    assert len(records.read(study.records)) == 2 + again
+
+
+def test_failures_are_told_by_reason(profile, toy_root, asked):
+    study = load(profile(), toy_root)
+
+    def hook(config):
+        if config.seed == 1:
+            raise RuntimeError("out of memory\nand more") if config.labels == 12 else RunFailed("loss is not finite")
+
+    sweep.judge(study, device="cpu")
+    asked.hook = hook
+    complete(study)
+    with pytest.raises(RunFailed) as told:
+        sweep.judge(study, device="cpu")
+    assert str(told.value).splitlines() == [
+        f"{study.records}: 4 runs failed",
+        "  supervised/9/1, sitfer/semantic/9/1: loss is not finite",
+        "  supervised/12/1, sitfer/semantic/12/1: RuntimeError: out of memory",
+    ]
+    sweep.judge(study, [config for config in study.runs() if config.seed == 0], "cpu")
+
+
+START = {"pretrain": {"steps": 2, "batch": 8}}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"labels": [9, 60]}, "own: 60 labels asked for, the training set has 48"),
+        ({"labels": [9, 2]}, "own: labels: 2 for 3 classes leave some without any"),
+        ({"labels": [9, 48], "methods": ["fixmatch"]}, "fixmatch: with 48 labels no face is left unlabelled"),
+        ({"validation": 0.9}, "leave none for training beside validation=0.9"),
+        ({"dataset_options": {"sizes": 3}}, "own: unknown option 'sizes'"),
+        ({"dataset_options": {"test_share": "much"}}, "own: test_share: expected a valid number, got 'much'"),
+        ({"methods": ["supervised", "sitfer"], "text": "clip:none/none"}, "text: open_clip has no 'none/none'"),
+    ],
+)
+def test_what_no_run_can_be_is_said_before_the_first_hour(changes, message, profile, toy_root, asked, monkeypatch):
+    monkeypatch.setattr(starts, "make", lambda *given, **place: pytest.fail("a start is made"))
+    study = load(profile(start=START, **changes), toy_root)
+    with pytest.raises(UserError, match=message):
+        complete(study)
+    assert asked == [] and not study.results.exists()
+
+
+def test_a_start_file_is_looked_at_before_the_first_run(profile, toy_root, tmp_path, asked):
+    grey = {k: v[:, :1] if k == "0.weight" else v for k, v in toy.network().state_dict().items()}
+    torch.save(grey, tmp_path / "grey.pt")
+    with pytest.raises(UserError, match=r"first layer, 0\.weight, is 8 x 1 x 3 x 3; the encoder's is 8 x 3 x 3 x 3"):
+        complete(load(profile(start={"file": str(tmp_path / "grey.pt")}), toy_root))
+    assert asked == []
 
 
 @pytest.mark.parametrize("error", [UserError("no weights"), KeyboardInterrupt()])
@@ -223,6 +303,15 @@ def test_processes_stop_for_what_the_user_must_mend(profile, toy_root, forked):
     with pytest.raises(UserError, match=r"absent\.pth: no such weights file"):
         complete(study, processes=2)
     assert records.read(study.records) == [] and not multiprocessing.active_children()
+
+
+def test_processes_stop_where_nothing_can_be_stored_and_no_run_is_called_failed(profile, toy_root, forked):
+    study = load(profile(labels=[9], seeds=[0]), toy_root)
+    study.results.mkdir(parents=True)
+    (study.results / "checkpoints").write_text("in the way")
+    with pytest.raises(FileExistsError, match=r"results/checkpoints'") as error:
+        complete(study, processes=2)
+    assert error.value.filename and not study.records.exists() and not multiprocessing.active_children()
 
 
 def test_ctrl_c_stops_all_processes_and_leaves_their_checkpoints(profile, toy_root, forked):

@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import json
+import math
 import os
 import random
 import shutil
@@ -22,12 +23,12 @@ import yaml
 from fercore import augment, files
 from fercore.config import Run
 from fercore.encoders import ImageEncoder
-from fercore.errors import UserError
+from fercore.errors import RunFailed, UserError
 from fercore.fusion import fuse
 from fercore.methods import METHODS, adacm, sitfer
 from fercore.methods.api import Step
 from fercore.study import profiles, records, runs, sweep
-from fercore.training import devices, evaluate, loop, metrics, views
+from fercore.training import checkpoint, devices, evaluate, loop, metrics, views
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
 from fercore.training.ema import EMA
@@ -107,6 +108,57 @@ def test_tally_as_a_loop():
         assert out["level_accuracy"][level] == pytest.approx(right / 15, abs=1e-5)
     assert out["level_accuracy"]["fused"] == out["pseudo_accuracy"]  # no alignment in between, here
     assert tally.sums == {}
+
+
+@pytest.mark.parametrize(
+    "faults, said", [({3: "text"}, "at step 13: text inf;"), ({2: "total", 4: "text"}, "at step 12: total inf;")]
+)
+def test_the_first_loss_that_is_not_finite_is_named(faults, said):
+    tally, model, names = Tally(), torch.nn.Linear(2, 2), ("total", "labelled", "text")
+    for step in range(1, 6):
+        terms = {name: torch.tensor(math.inf if faults.get(step) == name else 1.0) for name in names}
+        tally.add(Step(terms.pop("total"), terms), None)
+        if step == 1:
+            tally.check(model, 11)
+    with pytest.raises(RunFailed, match=f"^loss is not finite {said}"):
+        tally.check(model, 15)
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = torch.nn.Linear(2, 2)
+    model.bias.data[1] = math.nan
+    tally = Tally()
+    tally.add(Step(torch.zeros(()), {}), None)
+    with pytest.raises(RunFailed, match="weights are not finite after step 7: bias"):
+        tally.check(model, 7)
+
+
+def test_counting_a_step_waits_for_no_device(monkeypatch):
+    """What reads a number from a tensor would; here it is not allowed to."""
+    p = torch.full((4, 3), 1 / 3)
+    step = Step(torch.zeros(()), {"labelled": torch.zeros(())}, p, torch.ones(4, dtype=torch.bool), {"semantic": p})
+    tally, truth = Tally(), torch.zeros(4, dtype=torch.int64)
+    tally.add(step, truth)
+    for reading in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "numpy"):
+        monkeypatch.setattr(torch.Tensor, reading, lambda *given: pytest.fail("a tensor is read"))
+    tally.add(step, truth)
+    monkeypatch.undo()
+    assert tally.read()["kept"] == 1
+
+
+@pytest.mark.parametrize("method", ["supervised", "sitfer"])
+def test_a_run_that_diverges_says_so_at_its_step_and_leaves_the_checkpoint_before(method, toy_root, tmp_path):
+    with pytest.raises(RunFailed, match=r"^loss is not finite at step 2: total nan, labelled nan"):
+        make(toy.config(method, lr=1e30), toy_root, tmp_path, checkpoint_every=1)
+    (saved,) = (tmp_path / "checkpoints").glob("*.pt")
+    kept = checkpoint.load(saved, toy.CPU)
+    assert kept["step"] == 1 and all(tensor.isfinite().all() for tensor in kept["model"].values())
+    assert records.read(tmp_path / "records.jsonl") == []
+
+
+def test_probabilities_that_are_not_finite_are_no_evaluation():
+    with pytest.raises(RunFailed, match="probabilities are not finite in the evaluation after step 5"):
+        metrics.evaluation(torch.full((4, 3), math.nan), torch.zeros(4, dtype=torch.int64), 5)
 
 
 def test_tally_without_a_kept_face():
@@ -455,19 +507,6 @@ def test_interrupted_while_a_checkpoint_is_written_the_one_before_is_whole(place
     assert equal(checkpoint.load(toy.CPU), {"step": 2, "weight": torch.ones(2)})
 
 
-def test_damaged_checkpoint(toy_root, tmp_path):
-    config = toy.config("supervised", steps=2)
-    with pytest.raises(KeyboardInterrupt):
-        make(config, toy_root, tmp_path, checkpoint_every=1, watch=toy.stop)
-    (path,) = (tmp_path / "checkpoints").glob("*.pt")
-    for data in (b"", b"hello, this is text", bytes(range(256))):
-        path.write_bytes(data)
-        with pytest.raises(UserError, match=r"damaged .*delete it"):
-            make(config, toy_root, tmp_path)
-    path.unlink()
-    assert make(config, toy_root, tmp_path)["status"] == "finished"
-
-
 def interrupt(process, results, number, delay=0.0):
     """Send a signal `delay` seconds after the first new checkpoint; return the exit code."""
     folder = results / "checkpoints"
@@ -554,6 +593,14 @@ def test_a_run_made_in_bf16_is_not_taken_for_one_in_fp32(toy_root, tmp_path, mon
 # Bad input
 
 
+def test_fewer_labels_than_classes_only_where_it_is_meant(toy_root):
+    with pytest.raises(UserError, match=r"own: labels: 2 for 3 classes leave some without any; .*--few-labels"):
+        toy.run(toy.config(labels=2), toy_root)
+    meant = toy.config(labels=2, few_labels=True, steps=2)
+    assert sorted(toy.run(meant, toy_root).record["split"]["counts"]) == [0, 1, 1]
+    assert meant.to_dict()["few_labels"] and "few_labels" not in toy.config(labels=9).to_dict()
+
+
 def test_more_labels_than_faces_and_nothing_left_unlabelled(toy_root):
     with pytest.raises(UserError, match=r"own: 60 labels asked for, the training set has 48"):
         toy.run(toy.config(labels=60), toy_root)
@@ -567,12 +614,12 @@ def test_more_labels_than_faces_and_nothing_left_unlabelled(toy_root):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"start": "imagnet"}, r"start: 'imagnet' is unknown; use none, imagenet"),
-        ({"start": "file:"}, r"start: 'file:' is unknown"),
+        ({"start": "imagnet"}, r"start: expected none, imagenet, file:PATH or pretrain:KEY, got 'imagnet'"),
+        ({"start": "file:"}, r"start: expected none, imagenet, file:PATH or pretrain:KEY, got 'file:'"),
         ({"start": "file:absent.pt"}, r"absent.pt: no such weights file"),
         ({"start": "pretrain:0123456789abcdef"}, r"0123456789abcdef.safetensors: this start is missing"),
         ({"encoder": "resnet99"}, r"encoder: 'resnet99' is unknown; choose one of resnet18, resnet50"),
-        ({"precision": "fp8"}, r"precision: 'fp8' is unknown"),
+        ({"precision": "fp8"}, r"precision: expected one of auto, fp32, bf16, got 'fp8'"),
         ({"text": "word2vec"}, r"text: 'word2vec' is unknown"),
         ({"dataset": "fer2012"}, r"unknown data set 'fer2012'"),
         ({"dataset_options": {"sizes": 3}}, r"own: unknown option 'sizes'"),
@@ -588,15 +635,15 @@ def test_bad_configuration(changes, message, toy_root, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"lr": "3e-4"}, r"lr: expected a number, got '3e-4'; .*3\.0e-4"),
-        ({"steps": 2.5}, r"steps: expected a whole number, got 2.5"),
-        ({"labels": "many"}, r"labels: expected a whole number"),
-        ({"options": None}, r"options: expected keys and values, got None"),
-        ({"steps": 0}, r"at least 1"),
+        ({"lr": "3e-4"}, r"lr: expected a valid number, got '3e-4'"),
+        ({"steps": 2.5}, r"steps: expected a valid integer, got 2.5"),
+        ({"labels": "many"}, r"labels: expected a valid integer"),
+        ({"options": None}, r"options: expected a valid dictionary, got None"),
+        ({"steps": 0}, r"steps: expected greater than or equal to 1"),
         ({"evaluations": 9}, r"evaluations: 9 does not lie between 1 and steps \(8\)"),
-        ({"schedule": "step"}, r"schedule: 'step' is unknown; choose one of constant, cosine"),
+        ({"schedule": "step"}, r"schedule: expected one of constant, cosine, got 'step'"),
         ({"ema": 1.0}, r"less than 1"),
-        ({"validation": -0.1}, r"at least 0"),
+        ({"validation": -0.1}, r"validation: expected greater than or equal to 0"),
         ({"tau": 1}, r"unknown key tau"),
     ],
 )

@@ -113,7 +113,7 @@ def test_weights_of_another_run(study):
         go(study, SAME)
     other.write_bytes(b"damaged")
     one.unlink()
-    with pytest.raises(UserError, match="damaged checkpoint"):
+    with pytest.raises(UserError, match=r"\.pt: damaged .*; delete it, and this command says how"):
         go(study, SAME)
 
 

@@ -31,10 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from scipy.stats import t as student
 
-from fercore import paths
+from fercore import paths, strict
 from fercore.config import Run
 from fercore.errors import UserError
 from fercore.files import canonical
@@ -325,18 +324,12 @@ def name(row: Mapping[str, Any]) -> str:
 
 def _read(path: Path | None) -> tuple[dict, list[Claim]]:
     path = paths.PARAMS / "claims.yaml" if path is None else path
-    try:
-        return _parse(path, path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    return _parse(path, strict.read(path))
 
 
 @functools.cache
 def _parse(path: Path, content: str) -> tuple[dict, list[Claim]]:
-    try:
-        data = yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    data = strict.parse(path, content)
     _keys(path, "the file", data, need={"papers", "tables", "statements"})
     for name, paper in data["papers"].items():
         _keys(path, f"papers: {name}", paper, need={"title", "source", "read"})

@@ -14,11 +14,10 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from fercore import augment, paths, text
+from fercore import augment, paths, strict, text
 from fercore.analysis.prompts import cosines, least_loss
 from fercore.data.check import OFFICIAL
 from fercore.data.expressions import EXPRESSIONS
@@ -55,10 +54,7 @@ def points(path: Path = paths.PARAMS / "audit.yaml") -> pd.DataFrame:
 
     Raises UserError naming file, point and key where something is off.
     """
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    entries = strict.load(path)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of points")
     rows = [_point(f"{path}, point {number}", number, entry) for number, entry in enumerate(entries, 1)]

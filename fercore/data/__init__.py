@@ -5,6 +5,7 @@ import inspect
 from dataclasses import replace
 from pathlib import Path
 
+from fercore.config import typed
 from fercore.data import faces, pictures
 from fercore.data.faces import SPLITS, TEST, TRAIN, VALIDATION, Faces, Source
 from fercore.errors import UserError
@@ -21,15 +22,13 @@ def load(
     *,
     size: int | None = None,
     channels: str = "rgb",
-    unlabelled: str | None = None,
     **options,
 ) -> Faces:
     """The faces of data set `name` at `root`, as uint8 [n, c, h, w] at their native size.
 
     Photographs that differ in size are resized to size x size (default 224), and "facs", which needs no root,
     is drawn at `size` (default 64); elsewhere it is without effect. `channels`: "bgr" swaps red and blue, as the
-    released codes of SIT-FER and Ada-CM do. `unlabelled`: a folder of more pictures, which every method uses without
-    labels. `options` are the loader's own: see its `source`, or `facs.faces`.
+    released codes of SIT-FER and Ada-CM do. `options`: those of `source`.
     Raises UserError for an unknown name or option, a root that is missing or laid out otherwise, and an
     unreadable image.
     """
@@ -38,24 +37,44 @@ def load(
     if channels not in CHANNELS:
         raise UserError(f"{name}: channels: {channels!r} is unknown; use one of {', '.join(CHANNELS)}")
     read = source(name, root, **options)
-    if unlabelled is not None:
-        read, options = pictures.joined(read, unlabelled), options | {"unlabelled": True}
+    options.pop("unlabelled", None)  # its content is in the source's stamp, and it may be moved
     found = faces.cached(name, read, options, size)
     if channels == "rgb" or found.images.shape[1] == 1:  # grey has one channel: nothing to swap
         return found
     return replace(found, images=found.images[:, ::-1])
 
 
-def source(name: str, root: str | Path | None = None, **options) -> Source:
-    """What `load` reads, before anything is decoded."""
+def checked(name: str, options: dict) -> dict:
+    """A data set's options, from outside. Raises UserError for an unknown set, and for a value of a wrong type."""
+    if name not in NAMES:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
+    module = importlib.import_module(f"fercore.data.{name}")
+    try:
+        if own := sorted({"name", "root", "size"} & set(options)):
+            raise UserError(f"{own[0]} is no option")
+        for function in (load, source, module.faces if name == "facs" else module.source):
+            options = options | typed(function, options)
+        return options
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def source(name: str, root: str | Path | None = None, *, unlabelled: str | None = None, **options) -> Source:
+    """What `load` reads, before anything is decoded.
+
+    `unlabelled`: a folder of more pictures, which every method uses without labels. `options` are the loader's own: see
+    its `source`, or `facs.faces`.
+    """
     if name not in NAMES:
         raise UserError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
     module = importlib.import_module(f"fercore.data.{name}")
     loader = module.faces if name == "facs" else module.source
     known = [option for option in inspect.signature(loader).parameters if option != "root"]
     if unknown := [option for option in options if option not in known]:
-        raise UserError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+        raise UserError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join([*known, 'unlabelled'])}")
     if name == "facs":  # drawn, not read: drawn anew when the code that draws changes
         code = [Path(module.__file__).with_name(part).read_bytes() for part in ("facs.py", "portrait.py")]
-        return faces.of_faces(faces.digest(*code), lambda: loader(**options))
-    return loader(root, **options)
+        read = faces.of_faces(faces.digest(*code), lambda: loader(**options))
+    else:
+        read = loader(root, **options)
+    return read if unlabelled is None else pictures.joined(read, unlabelled)

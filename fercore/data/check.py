@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from fercore import data
-from fercore.data import pictures
 from fercore.data.faces import SPLITS, TEST, TRAIN, UNKNOWN, UNLABELLED
 from fercore.errors import UserError
 
@@ -84,7 +83,7 @@ def check(name: str, root: str | Path | None = None, **options) -> dict:
         "constant": constant,
         "unlabelled": int((table.split == UNLABELLED).sum()),
         "untested": [name for name, n in zip(table.classes, counts.get("test", [1] * k)) if not n],
-        "left_out": dict(pictures.left_out(source.root, set(table.sources))) if source.root else {},
+        "left_out": dict(source.left_out(table)),
     }
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data import expressions, pictures
+from fercore.data import expressions, folders, lists, pictures
 from fercore.data.faces import TEST, TRAIN, Source, Table
 from fercore.errors import UserError
 
 LAYOUT = "cohn-kanade-images/S005/001/*.png and Emotion/S005/001/*_emotion.txt"
 ORIGIN = "ask for it at the project page of the extended Cohn-Kanade data set (CK+)"
+LABEL = "_emotion.txt"
 SIX = expressions.EXPRESSIONS[:6]
 CLASSES = {"last3": (*SIX, "contempt"), "last3+neutral": expressions.EXPRESSIONS, "peak": SIX}
 FRAMES = {"last3": 3, "last3+neutral": 4, "peak": 1}  # that a sequence must have
@@ -30,20 +31,20 @@ def source(root: str | Path | None, protocol: str = "last3", fold: int = 0) -> S
         raise UserError(f"ckplus: protocol={protocol!r}; expected {', '.join(CLASSES)}")
     if fold not in range(FOLDS):
         raise UserError(f"ckplus: fold={fold}; expected 0-{FOLDS - 1}")
-    root = pictures.located(root, "ckplus", LAYOUT, ORIGIN)
+    root = folders.located(root, "ckplus", LAYOUT, ORIGIN)
     if not (root / "cohn-kanade-images").is_dir() or not (root / "Emotion").is_dir():
         raise UserError(f"ckplus: {root} has another layout; expected {LAYOUT}; {ORIGIN}")
-    key = pictures.stamp(root, "cohn-kanade-images", "Emotion", suffixes=(*pictures.SUFFIXES, "_emotion.txt"))
-    return pictures.of_files(root, key, lambda: table(root, protocol, fold))
+    read = lambda: table(root, protocol, fold)
+    return pictures.of_files(root, read, "cohn-kanade-images", "Emotion", lists=(LABEL,))
 
 
-def table(root: Path, protocol: str, fold: int) -> tuple[Table, list[str]]:
+def table(root: Path, protocol: str, fold: int) -> Table:
     classes, rows, subjects = CLASSES[protocol], [], []
-    for path in sorted((root / "Emotion").glob("*/*/*_emotion.txt")):
+    for path in folders.below(root / "Emotion", (LABEL,)):
         subject, sequence = path.parts[-3:-1]
-        frames = pictures.below(root / "cohn-kanade-images" / subject / sequence)
+        frames = folders.below(root / "cohn-kanade-images" / subject / sequence)
         try:
-            number = np.array([int(float(*pictures.lines(path)))])
+            number = np.array([int(float(*(line for _, line in lists.lines(path))))])
         except (TypeError, ValueError):
             raise UserError(f"{path}: expected one number 0-7") from None
         label = int(expressions.decode("ckplus", number, classes)[0])
@@ -60,4 +61,4 @@ def table(root: Path, protocol: str, fold: int) -> tuple[Table, list[str]]:
     dealt = {subject: i % FOLDS for i, subject in enumerate(sorted(set(subjects)))}
     split[[dealt[subject] == fold for subject in subjects]] = TEST
     notes = {"protocol": protocol, "test": f"fold {fold} of {FOLDS} by subject"}
-    return Table(classes, labels, split, files, notes=notes, meta={"subject": np.array(subjects, np.str_)}), files
+    return Table(classes, labels, split, files, notes=notes, meta={"subject": np.array(subjects, np.str_)})

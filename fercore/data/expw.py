@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data import expressions, pictures
+from fercore.data import expressions, folders, lists, pictures
 from fercore.data.faces import TEST, TRAIN, Source, Table
 from fercore.errors import UserError
 
@@ -22,16 +22,16 @@ ORIGIN = "get it from the project page of ExpW (MMLab, The Chinese University of
 
 def source(root: str | Path | None) -> Source:
     """`root` holds the folders image and label."""
-    root = pictures.located(root, "expw", LAYOUT, ORIGIN)
+    root = folders.located(root, "expw", LAYOUT, ORIGIN)
     if not (root / "image/origin").is_dir() or not (root / "label/label.lst").is_file():
         raise UserError(f"expw: {root} has another layout; expected {LAYOUT}; {ORIGIN}")
-    return pictures.of_files(root, pictures.stamp(root, "image/origin", "label/label.lst"), lambda: table(root))
+    return pictures.of_files(root, lambda: table(root), "image/origin", "label/label.lst")
 
 
-def table(root: Path) -> tuple[Table, list[str], np.ndarray]:
-    files, sources, numbers = [], [], []
+def table(root: Path) -> Table:
+    files, names, numbers = [], [], []
     path = root / "label/label.lst"
-    for number, line in enumerate(pictures.lines(path), 1):
+    for number, line in lists.lines(path):
         try:
             name, face, top, left, right, bottom, confidence, label = line.rsplit(maxsplit=7)
             numbers.append((int(left), int(top), int(right), int(bottom), float(confidence), int(label)))
@@ -39,11 +39,11 @@ def table(root: Path) -> tuple[Table, list[str], np.ndarray]:
             expected = "name face_id top left right bottom confidence label"
             raise UserError(f"{path}, line {number}: {line!r}; expected {expected}") from None
         files.append(f"image/origin/{name}")
-        sources.append(f"image/origin/{name}#{face}")
+        names.append(f"image/origin/{name}#{face}")
     numbers = np.array(numbers).reshape(-1, 6)
     test = [int(hashlib.sha256(os.fsencode(file)).hexdigest(), 16) % 10 == 0 for file in files]
     split = np.where(test, TEST, TRAIN).astype(np.int8)
     labels = expressions.decode("expw", numbers[:, 5].astype(np.int64))
     notes = {"test": "one photograph in ten, by the hash of its name (no official split)"}
-    rows = Table(expressions.EXPRESSIONS, labels, split, sources, notes=notes, meta={"confidence": numbers[:, 4]})
-    return rows, files, numbers[:, :4].astype(np.int64)
+    boxes, meta = numbers[:, :4].astype(np.int64), {"confidence": numbers[:, 4]}
+    return Table(expressions.EXPRESSIONS, labels, split, files, names, boxes, notes=notes, meta=meta)

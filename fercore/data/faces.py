@@ -2,14 +2,15 @@
 
 A loader describes its data set as a `Source`. `cached` reads it, image by image, into
 `<cache>/faces/<name>-<key>/` (images.npy, columns.npz, about.json) and maps images.npy from there.
-The key covers names, sizes and times of the source files, the options and FORMAT; the pixel size
-enters it only where photographs differ in size (or are large) and so had to be resized. about.json has the SHA-256 of
-the other two and a digest of itself; a cache that is not what was written is decoded again.
+The key covers names and content of the source files, the options and FORMAT; the pixel size enters it only where
+photographs differ in size (or are large) and so had to be resized. about.json has the SHA-256 of the other two and a
+digest of itself; a cache that is not what was written is decoded again.
 """
 
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -34,8 +35,8 @@ class Faces:
     """A decoded data set. `split` is TRAIN, VALIDATION or TEST; `labels` index `classes`.
 
     `sources` says where each face came from: a path below the root, or "fer2013.csv.xz:17" for a
-    data row. `fingerprint` (16 hex) is of the content where the source is one file (the same however
-    it is compressed), else of the names and byte sizes of the image files; with labels and split.
+    data row. `fingerprint` (16 hex) is of the content, whatever it is called and wherever it lies: of the rows (the
+    same however a CSV is compressed) or of the bytes of the image files; of labels, classes and split.
     `meta` holds further columns of length n.
     """
 
@@ -52,12 +53,19 @@ class Faces:
 
 @dataclass(frozen=True)
 class Table:
-    """All of a source but its pixels. `resized` is the square's side where photographs were resized to one."""
+    """All of a source but its pixels.
+
+    `files`: where each face is read from, a path below the root; `names`: what tells the faces of one file apart;
+    `boxes`: left, top, right, bottom in pixels of what is cut out of it. `resized` is the square's side where
+    photographs were resized to one.
+    """
 
     classes: tuple[str, ...]
     labels: Int64[np.ndarray, " n"]
     split: Int8[np.ndarray, " n"]
-    sources: list[str]
+    files: list[str]
+    names: list[str] | None = None
+    boxes: Int64[np.ndarray, "n 4"] | None = None
     fingerprint: str = ""
     notes: dict = field(default_factory=dict)
     meta: dict[str, np.ndarray] = field(default_factory=dict)
@@ -75,7 +83,7 @@ class Source:
 
     stamp: str
     read: Callable[[Callable, int | None], Table]
-    root: Path | None = None  # the folder that it is read from, where there is one
+    left_out: Callable[[Table], Counter[str]] = lambda table: Counter()  # reason -> files beside those that are read
 
 
 def digest(*chunks: bytes) -> str:
@@ -90,8 +98,8 @@ def of_faces(key: str, make: Callable[[], Faces]) -> Source:
         made = make()
         for image in made.images:
             put(image)
-        names = made.sources.tolist()
-        return Table(made.classes, made.labels, made.split, names, made.fingerprint, made.notes, made.meta)
+        about = {"fingerprint": made.fingerprint, "notes": made.notes, "meta": made.meta}
+        return Table(made.classes, made.labels, made.split, made.sources.tolist(), **about)
 
     return Source(key, read)
 
@@ -129,7 +137,7 @@ def build(name: str, source: Source, place: Path, size: int) -> Path:
                 work / "columns.npz",
                 labels=table.labels,
                 split=table.split,
-                sources=np.array(table.sources, dtype=np.str_),
+                sources=np.array(table.names or table.files, dtype=np.str_),
                 **{f"meta.{key}": column for key, column in table.meta.items()},
             )
             about = {"name": name, "format": FORMAT, "shape": [writer.count, *writer.shape], "classes": table.classes}

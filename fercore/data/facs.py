@@ -85,6 +85,8 @@ PHOTO = {
 # fmt: on
 CHUNK = 32 * 64 * 64  # pixels drawn at once: what the processor's cache holds
 
+MOST = {"n": 1_000_000, "test": 1_000_000, "size": 1_024}
+
 
 def faces(
     n: int = 2000,
@@ -92,7 +94,7 @@ def faces(
     seed: int = 0,
     test: int = 700,
     imbalance: bool = False,
-    difficulty: int | float = 0.35,
+    difficulty: float | int = 0.35,
     per_person: int = 1,
 ) -> Faces:
     """`n` training and `test` test faces, uint8 [n + test, 3, size, size]; nobody is in both.
@@ -102,10 +104,11 @@ def faces(
     consecutive faces show one person. `meta`: "aus" float32 [n + test, 13] in the order of AUS and "intensity" float32
     [n + test], both 0 to 1, and "person" int64. Raises UserError where a number is out of range or a class stays empty.
     """
-    least = {"n": (n, 1), "size": (size, 16), "seed": (seed, 0), "test": (test, 1), "per_person": (per_person, 1)}
-    for name, (value, low) in least.items():
-        if value < low:
-            raise UserError(f"facs: {name} is {value}, expected {low} or more")
+    ends = {"n": (n, 1), "size": (size, 16), "seed": (seed, 0), "test": (test, 1), "per_person": (per_person, 1)}
+    for name, (value, low) in ends.items():
+        high = MOST.get(name, 2**32 - 1)
+        if not low <= value <= high:
+            raise UserError(f"facs: {name} is {value}, expected {low:,} to {high:,}")
     if not 0 <= difficulty <= 1:
         raise UserError(f"facs: difficulty is {difficulty}, expected 0 to 1")
     parts, step = [], max(1, CHUNK // size**2)

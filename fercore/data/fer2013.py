@@ -8,7 +8,6 @@ test/<class>/*.jpg, where test holds PublicTest and PrivateTest together; valida
 """
 
 import bz2
-import csv
 import gzip
 import hashlib
 import io
@@ -16,15 +15,16 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from fercore.data import expressions, pictures
+from fercore.data import expressions, folders, lists, pictures
 from fercore.data.faces import TEST, TRAIN, VALIDATION, Source, Table
-from fercore.errors import UserError
+from fercore.errors import UserError, reason
 
 LAYOUT = (
     "fer2013.csv, icml_face_data.csv or train.csv (also .gz .bz2 .xz .zip, or fer2013.tar.gz), or the folders "
@@ -36,6 +36,7 @@ FILES = [
     *(name + pack for name in NAMES for pack in ("", ".gz", ".bz2", ".xz", ".zip")),
     *("fer2013.zip", "fer2013.tar.gz"),
 ]
+COLUMNS = {name: (name.lower(),) for name in ("emotion", "pixels", "Usage")}
 USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
 BY_NAME = {name.lower(): name for name in USAGE}
 LABELS = {str(index): index for index in range(7)}
@@ -46,17 +47,18 @@ SIDE = 48
 
 def source(root: str | Path | None) -> Source:
     """`root` is the CSV or a folder that holds it, or that of train/ and test/; either may lie one folder down."""
-    path = pictures.located(root, "fer2013", LAYOUT, ORIGIN)
+    path, left = folders.located(root, "fer2013", LAYOUT, ORIGIN), lambda table: Counter()
     if path.is_dir():
-        places = [path, *pictures.subfolders(path)]
+        places = [path, *folders.subfolders(path)]
         if found := [place / name for place in places for name in FILES if (place / name).is_file()]:
             path = found[0]
+            left = lambda table: folders.left_out(path.parent, {path.name})
         elif split := [place for place in places if len(parts(place)) > 1 and "train" in parts(place)]:
-            path = split[0]
-            return pictures.of_files(path, pictures.stamp(path, *parts(path)), lambda: folders(path))
+            return pictures.of_files(split[0], lambda: of_folders(split[0]), *parts(split[0]))
         else:
             raise UserError(f"fer2013: {path} has another layout; expected {LAYOUT}; {ORIGIN}")
-    return Source(pictures.stamp(path.parent, path.name), lambda put, size: read(path, put))
+    stamp = pictures.stamp(folders.contents(path.parent, path.name))
+    return Source(stamp, lambda put, size: read(path, put), left)
 
 
 def parts(root: Path) -> list[str]:
@@ -64,7 +66,7 @@ def parts(root: Path) -> list[str]:
     return [name for name in FOLDERS if (root / name).is_dir()]
 
 
-def folders(root: Path) -> tuple[Table, list[str]]:
+def of_folders(root: Path) -> Table:
     """Labels, splits and files of the folders; the validation faces are the test faces where there are no others."""
     rows, there = [], parts(root)
     for name in there:
@@ -72,7 +74,7 @@ def folders(root: Path) -> tuple[Table, list[str]]:
         rows += pictures.class_folders(root, root / name, part, expressions.EXPRESSIONS, expressions.spelled)
     files, labels, split = pictures.columns(rows)
     whole = "PublicTest and PrivateTest (folder test)" if "validation" not in there else f"folder {there[-1]}"
-    return Table(expressions.EXPRESSIONS, labels, split, files, notes={"test": whole}), files
+    return Table(expressions.EXPRESSIONS, labels, split, files, notes={"test": whole})
 
 
 def read(path: Path, put: Callable) -> Table:
@@ -102,44 +104,34 @@ def read(path: Path, put: Callable) -> Table:
         expressions.decode("fer2013", np.array(labels, np.int64)),
         split,
         [f"{path.name}:{row}" for row in range(1, len(labels) + 1)],
-        content.hexdigest()[:16],
-        {"test": tested},
+        fingerprint=content.hexdigest()[:16],
+        notes={"test": tested},
     )
 
 
 def cells(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream; no blank rows."""
+    """(emotion, Usage, pixels) of each row, whatever their order in the file, as a stream."""
     try:
-        with unpacked(path) as file:
-            lines = decoded(file)
-            head = next(lines, "")
-            mark = ";" if ";" in head else ","
-            header = ["".join(name.lower().split()) for name in next(csv.reader([head], delimiter=mark), [])]
-            if not {"emotion", "pixels"} <= set(header):
-                said = ", ".join(header)[:60] or "none"
-                raise UserError(f"{path}: columns {said}; expected emotion, pixels, Usage; {ORIGIN}")
-            emotion, pixels = (header.index(name) for name in ("emotion", "pixels"))
-            usage = header.index("usage") if "usage" in header else None
-            for number, row in enumerate(csv.reader(lines, delimiter=mark), 1):
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-                    raise UserError(f"{path}: row {number} has {len(row)} cells, expected {len(header)}; {ORIGIN}")
-                values = row[pixels].strip()
-                if "," in values or "." in values:  # as a list, or as floats
-                    values = " ".join(values.strip("[]").replace(",", " ").replace(".0", "").split())
-                yield row[emotion].strip(), "Training" if usage is None else row[usage].strip(), values
-    except (OSError, EOFError, ValueError, csv.Error, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
-    except zlib.error as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); fetch it again: {ORIGIN}") from None
+        rows = lists.rows(path, unpacked)
+        _, header = next(rows, (0, []))
+        at = lists.columns(path, header, COLUMNS)
+        if at["emotion"] is None or at["pixels"] is None:
+            raise UserError(
+                f"{path}: columns {', '.join(header)[:60] or 'none'}; expected {', '.join(COLUMNS)}; {ORIGIN}"
+            )
+        for _, row in rows:
+            emotion, pixels, usage = ("Training" if i is None else row[i] for i in at.values())
+            yield emotion, usage, listed(pixels) if "," in pixels or "." in pixels else pixels
+    except (EOFError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as error:
+        raise UserError(f"{path} is damaged or cut short ({reason(error)}); fetch it again: {ORIGIN}") from None
 
 
-def decoded(file: io.BufferedIOBase) -> Iterator[str]:
-    """Its lines, in UTF-8 or UTF-16."""
-    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
-    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    yield from io.TextIOWrapper(file, encoding, newline=None)
+def listed(pixels: str) -> str:
+    """Pixels that were written as a list, or as floats, as FER2013 has them; unchanged where they are no numbers."""
+    try:
+        return " ".join(f"{float(value):g}" for value in pixels.strip("[]").replace(",", " ").split())
+    except ValueError:
+        return pixels
 
 
 def unpacked(path: Path) -> io.BufferedIOBase:
@@ -156,7 +148,7 @@ def unpacked(path: Path) -> io.BufferedIOBase:
 
 def _only(path: Path, names: Iterable[str]) -> str:
     """The CSV of an archive: the one with a known name, or the only one."""
-    tables = [name for name in names if name.endswith(".csv") and all(map(pictures.ours, name.split("/")))]
+    tables = [name for name in names if name.endswith(".csv") and all(map(folders.ours, name.split("/")))]
     for known in NAMES:
         if len(found := [name for name in tables if name.rpartition("/")[2] == known]) == 1:
             return found[0]

@@ -6,7 +6,6 @@ classes or the splits, or have the split "unlabelled". Without a test split, `te
 hash of the path, becomes one. Photographs are used whole: crop them to the face first.
 """
 
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data import pictures
+from fercore.data import folders, lists, pictures
 from fercore.data.faces import TEST, TRAIN, UNKNOWN, UNLABELLED, VALIDATION, Source, Table
-from fercore.errors import UserError, reason
+from fercore.errors import UserError
 
+Row = tuple[str, str, int]  # file below the root, class, split
 LAYOUT = "a folder per class (also below train/ and test/), or a CSV with the columns path, label and perhaps split"
 ORIGIN = "see fercore/data/own.md"
 # How folders and CSVs name the parts, without case. FER2013 is validated on PublicTest, or tested where that is all.
@@ -45,47 +45,54 @@ def source(root: str | Path | None, classes: Sequence[str] | None = None, test_s
         raise UserError(f"own: test_share={test_share}; expected at least 0 and less than 1")
     if isinstance(classes, str):
         raise UserError(f"own: classes={classes!r}; expected a list of names")
-    root, notes = pictures.located(root, "own", LAYOUT, ORIGIN), {}
+    root = folders.located(root, "own", LAYOUT, ORIGIN)
     if root.is_file():
         rows, notes = of_csv(root)
-        key = pictures.stamp(root.parent, root.name, *dict.fromkeys(row[0] for row in rows))
-        root = root.parent
+        root, parts = root.parent, [root.name, *dict.fromkeys(row[0] for row in rows)]
     else:
-        inner = unwrapped(root)
-        if inner != root:
-            notes["root"] = f"the folder {pictures.shown(inner.relative_to(root).as_posix())} in it"
-        root, rows = inner, of_folders(inner)
-        key = pictures.stamp(root, *(folder.name for folder in pictures.subfolders(root)))
+        root, notes = unwrapped(root)
+        rows, found = of_folders(root)
+        notes, parts = notes | found, [folder.name for folder in folders.subfolders(root)]
     if not rows:
         raise UserError(f"own: {root} holds no image in a folder per class; expected {LAYOUT}; {ORIGIN}")
-    return pictures.of_files(root, key, lambda: table(root, rows, classes, test_share, notes))
+    return pictures.of_files(root, lambda: table(root, rows, classes, test_share, notes), *parts, photos=True)
 
 
-def unwrapped(root: Path) -> Path:
+def unwrapped(root: Path) -> tuple[Path, dict]:
     """The folder itself, or the one that an archive wrapped around its content: alone in it, and no class."""
-    while len(inside := pictures.subfolders(root)) == 1 and pictures.subfolders(inside[0]):
-        if any(map(pictures.is_picture, pictures.listed(root))) or _part(inside[0]) is not None:
+    inner = root
+    while len(inside := folders.subfolders(inner)) == 1 and folders.subfolders(inside[0]):
+        if any(map(folders.is_picture, folders.listed(inner))) or _part(inside[0]) is not None:
             break
-        root = inside[0]
-    return root
+        inner = inside[0]
+    said = folders.shown(inner.relative_to(root).as_posix())
+    return inner, {} if inner == root else {"root": f"the folder {said} in it"}
 
 
-def of_folders(root: Path) -> list[tuple[str, str, int]]:
-    """(file, class, split) of each picture. Raises UserError for a split that has no folder per class."""
-    inside = pictures.subfolders(root)
-    splits = [(folder, _part(folder)) for folder in inside if _part(folder) in (TRAIN, VALIDATION, TEST)]
-    # Beside the classes a folder of faces without labels is none of them; beside splits others are left out.
-    places = splits or [(root, TRAIN)]
-    rows = [_row(root, file, "", UNLABELLED) for f in inside if _part(f) == UNLABELLED for file in pictures.below(f)]
-    for place, part in places:
-        folders = [folder for folder in pictures.subfolders(place) if _part(folder) != UNLABELLED]
-        if splits and not folders and pictures.below(place):
+def of_folders(root: Path) -> tuple[list[Row], dict]:
+    """A row for each picture, and which folders are ignored. UserError for a split without class folders."""
+    inside = folders.subfolders(root)
+    splits = [folder for folder in inside if _part(folder) in (TRAIN, VALIDATION, TEST)]
+    # Beside the classes a folder of faces without labels is none of them; beside splits others are ignored.
+    read = {folder: ("", UNLABELLED) for folder in inside if _part(folder) == UNLABELLED}
+    for place in splits:
+        named = [folder for folder in folders.subfolders(place) if _part(folder) != UNLABELLED]
+        if not named and folders.below(place):
             raise UserError(f"own: {place} holds pictures and no folder per class; expected {LAYOUT}; {ORIGIN}")
-        rows += [_row(root, file, folder.name, part) for folder in folders for file in pictures.below(folder)]
-    return _tested(rows, any(folder.name.lower() == PUBLIC for folder, _ in splits))
+        read |= {folder: (folder.name.strip(), _part(place)) for folder in named}
+    if not splits:
+        read |= {folder: (folder.name.strip(), TRAIN) for folder in inside if folder not in read}
+    rows, empty = [], []
+    for folder, of in read.items():
+        found = folders.below(folder)
+        rows += [(file.relative_to(root).as_posix(), *of) for file in found]
+        empty += [] if found else [folder]
+    ignored = [*(folder for folder in inside if splits and folder not in (*splits, *read)), *empty]
+    notes = {"ignored": ", ".join(folders.shown(folder.relative_to(root).as_posix()) for folder in ignored)}
+    return _tested(rows, any(place.name.lower() == PUBLIC for place in splits)), notes if ignored else {}
 
 
-def _tested(rows: list[tuple[str, str, int]], public: bool) -> list[tuple[str, str, int]]:
+def _tested(rows: list[Row], public: bool) -> list[Row]:
     """Where there is no test split, FER2013's PublicTest is it."""
     if not public or any(part == TEST for *_, part in rows):
         return rows
@@ -96,72 +103,42 @@ def _part(folder: Path) -> int | None:
     return SPLIT.get(folder.name.strip().lower())
 
 
-def _row(root: Path, file: Path, label: str, part: int) -> tuple[str, str, int]:
-    return file.relative_to(root).as_posix(), label.strip(), part
-
-
-def of_csv(path: Path) -> tuple[list[tuple[str, str, int]], dict]:
-    """(file, class, split) of each row, and what is to be said of them. Raises UserError with the line that is off."""
-    try:
-        content = pictures.text(path.read_bytes())
-        lines = content.split("\n")
-        rows = list(csv.reader(lines, delimiter=_delimiter(lines[0]), skipinitialspace=True))
-    except (UnicodeError, csv.Error, OSError) as error:
-        raise UserError(f"{path} is no CSV in UTF-8 or UTF-16 ({reason(error)}); expected {LAYOUT}") from None
-    at = _columns(path, rows[0] if rows else [])
+def of_csv(path: Path) -> tuple[list[Row], dict]:
+    """A row for each picture, and what is to be said of them. Raises UserError with the line that is off."""
+    rows = lists.rows(path)
+    _, header = next(rows, (0, []))
+    at = lists.columns(path, header, COLUMNS)
+    if at["path"] is None or at["label"] is None:
+        said = ", ".join(header)[:80] or "none"
+        raise UserError(f"{path}: columns {said}; expected path, label and perhaps split; {ORIGIN}")
     found: dict[str, tuple[str, int, int]] = {}
     repeated, public = 0, False
-    for number, cells in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in cells):
-            continue
+    for number, cells in rows:
         here = f"{path}, line {number}"
-        if any(cell.strip() for cell in cells[len(rows[0]) :]):
-            raise UserError(f"{here}: {len(cells)} cells, the header has {len(rows[0])}; quote a name with a comma")
-        file, label, said = (cells[i].strip() if i is not None and i < len(cells) else "" for i in at)
-        part = SPLIT.get((said or "train").lower())
+        file, label, said = ("" if i is None else cells[i] for i in at.values())
+        part = SPLIT.get(said.lower() or "train")
         public |= said.lower() == PUBLIC
         if part is None:
             raise UserError(f"{here}: split {said!r}; expected one of {', '.join(SPLIT)}")
         if not file or (label.lower() in NO_LABEL and part != UNLABELLED):
             given = f"path {file!r}, label {label!r}"
             raise UserError(f"{here}: {given}; expected both (a face without a label has the split unlabelled)")
-        row = _whole(label) if part != UNLABELLED else "", part
-        file = _file(path.parent, file)
-        if file in found:
-            if found[file][:2] != row:
-                raise UserError(f"{here}: {file} stands at line {found[file][2]} with another label or split")
-            repeated += 1
-            continue
-        found[file] = (*row, number)
+        row, file = ("" if part == UNLABELLED else _whole(label), part), _file(path.parent, file)
+        if file in found and found[file][:2] != row:
+            raise UserError(f"{here}: {file} stands at line {found[file][2]} with another label or split")
+        repeated += file in found
+        found.setdefault(file, (*row, number))
     notes = {"repeated_rows": repeated} if repeated else {}
     return _tested([(file, label, part) for file, (label, part, _) in found.items()], public), notes
 
 
-def _delimiter(header: str) -> str:
-    """The first of , ; and tab that the header holds."""
-    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
-
-
-def _columns(path: Path, header: Sequence[str]) -> tuple[int, int, int | None]:
-    """Where path, label and split stand. Raises UserError where one is missing, or two columns could be it."""
-    names = ["".join(cell.lower().split()) for cell in header]
-    at = {}
-    for wanted, known in COLUMNS.items():
-        places = [i for i, name in enumerate(names) if name in known]
-        if len(places) > 1:
-            raise UserError(f"{path}: columns {', '.join(header[i] for i in places)}: which is the {wanted}?")
-        if not places and wanted != "split":
-            said = ", ".join(header)[:80] or "none"
-            raise UserError(f"{path}: columns {said}; expected path, label and perhaps split; {ORIGIN}")
-        at[wanted] = places[0] if places else None
-    return at["path"], at["label"], at["split"]
-
-
 def _file(folder: Path, name: str) -> str:
-    """The path as written, relative to the CSV; Windows' backslashes where only they lead somewhere."""
-    name = os.path.expanduser(name)
-    turned = name.replace("\\", "/")
-    return os.path.normpath(turned if not (folder / name).exists() else name)
+    """Where a picture lies, below the CSV's folder or anywhere; Windows' backslashes where only they lead somewhere."""
+    folder = Path(os.path.abspath(folder))
+    path = os.path.normpath(folder / os.path.expanduser(name))
+    if "\\" in name and not os.path.exists(path):
+        path = os.path.normpath(folder / name.replace("\\", "/"))
+    return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
 
 
 def _whole(label: str) -> str:
@@ -181,9 +158,7 @@ def merged(labels: Iterable[str]) -> dict[str, str]:
     return {label: most[folded] for folded, some in counts.items() for label in some}
 
 
-def table(
-    root: Path, rows: list[tuple[str, str, int]], classes: Sequence[str] | None, test_share: float, notes: dict
-) -> tuple[Table, list[str]]:
+def table(root: Path, rows: list[Row], classes: Sequence[str] | None, test_share: float, notes: dict) -> Table:
     """Labels, splits and files. Raises UserError for less than two classes, and for one without a training face."""
     one = merged(name for _, name, part in rows if part != UNLABELLED)
     if classes:
@@ -193,10 +168,11 @@ def table(
         notes = notes | {"merged": ", ".join(several)}
     for file, name, part in rows:
         if part != UNLABELLED and one[name] not in names:
-            where = pictures.shown(str(root / file))
+            where = folders.shown(str(root / file))
             raise UserError(f"own: {where} is of the unknown class {name!r}; expected {', '.join(names)}")
     if len(names) < 2:
-        raise UserError(f"own: {root} has one class, {', '.join(names)}; expected two or more: {LAYOUT}; {ORIGIN}")
+        said = f"one class, {names[0]}" if names else "no class"
+        raise UserError(f"own: {root} has {said}; expected two or more: {LAYOUT}; {ORIGIN}")
     files, labels, split = pictures.columns(
         (file, UNKNOWN if part == UNLABELLED else names.index(one[name]), part) for file, name, part in rows
     )
@@ -206,7 +182,7 @@ def table(
     for label, name in enumerate(names):
         if not ((labels == label) & (split == TRAIN)).any():
             raise UserError(f"own: {root} holds no training image of class {name!r}")
-    return Table(names, labels, split, files, notes={"test": "test"} | notes), files
+    return Table(names, labels, split, files, notes={"test": "test"} | notes)
 
 
 def _with_test(files: list[str], labels: np.ndarray, split: np.ndarray, share: float) -> np.ndarray:

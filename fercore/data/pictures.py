@@ -1,14 +1,9 @@
-"""Image files on the disk: which there are, when they change, and how they become arrays."""
+"""Image files: how they become arrays, and the source of a data set that is made of them."""
 
-import io
 import json
-import os
-import stat
 import struct
 import zlib
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +11,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
-from tqdm.auto import tqdm
 
+from fercore import paths
 from fercore.data.faces import UNKNOWN, UNLABELLED, Source, Table, digest
+from fercore.data.folders import HEIC, SUFFIXES, below, contents, left_out, parallel, shown, subfolders
 from fercore.errors import UserError, reason
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".jp2"),
-    *(".pgm", ".ppm", ".pbm", ".pnm"),
-)
-HEIC = "HEIC, which Pillow does not read: convert it to JPEG"
-SYSTEM = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found")  # not the user's own files
-LINE_ENDS = ("\r\n", "\r")
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 BACKDROP = 127  # grey: behind transparent pixels, and beside photographs that are not square
+# How files of a telephone begin, after their length.
+HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 ORIENTATION = 0x0112  # the EXIF tag: a telephone held upright stores a picture that lies on its side
 TURNS = {  # what it says, from 2 to 8
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,128 +31,14 @@ TURNS = {  # what it says, from 2 to 8
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What Pillow raises on damaged bytes.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error),
+    *(Image.DecompressionBombError,),
+)
 LISTS = "`python -m fercore data NAME ROOT` lists all such"
 LEAVE = f"fetch it again or leave it out ({LISTS})"
 LARGEST = 1024  # px: longer sides are resized even where all photographs share them, or a phone's would fill the disk
-
-
-def located(root: str | Path | None, name: str, layout: str, origin: str) -> Path:
-    """The data set's root as a path that exists; UserError with its layout and origin where it does not."""
-    if root is None:
-        raise UserError(f"{name}: no data root given; expected {layout}; {origin}")
-    path = Path(root).expanduser()
-    if not path.exists():
-        raise UserError(f"{name}: {root} does not exist; expected {layout}; {origin}")
-    return path
-
-
-def ours(name: str) -> bool:
-    """Whether a file or folder of this name is neither hidden nor the operating system's."""
-    return not name.startswith(".") and name.lower() not in SYSTEM
-
-
-def listed(folder: Path) -> list[os.DirEntry]:
-    """What lies in a folder, sorted by name."""
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
-def is_folder(entry: os.DirEntry) -> bool:
-    """Whether it is a folder, or a link to one that does not lead back to where it lies."""
-    if not entry.is_dir():
-        return False
-    if not entry.is_symlink():
-        return True
-    here, there = (Path(os.path.realpath(place)) for place in (Path(entry.path).parent, entry.path))
-    return not here.is_relative_to(there)
-
-
-def walk(folder: Path, every: bool = False) -> Iterator[os.DirEntry]:
-    """The files below a folder, sorted by name; links are followed, but for those that lead back above themselves.
-
-    `every`: these too, and what is hidden or the system's.
-    """
-    for entry in listed(folder):
-        if every or ours(entry.name):
-            if is_folder(entry):
-                yield from walk(Path(entry.path), every)
-            elif every or not entry.is_dir():
-                yield entry
-
-
-def is_picture(entry: os.DirEntry) -> bool:
-    """Whether its name says so; also of a link to nowhere, which is then listed as unreadable."""
-    return entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or not os.path.exists(entry.path))
-
-
-def below(path: Path) -> list[Path]:
-    """The image files below a folder, sorted by path."""
-    return sorted(Path(entry.path) for entry in walk(path) if is_picture(entry))
-
-
-def subfolders(path: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, without hidden ones and the system's."""
-    return [Path(entry.path) for entry in listed(path) if ours(entry.name) and is_folder(entry)]
-
-
-def left_out(root: Path, read: Collection[str]) -> Counter[str]:
-    """Why files below the root are not among those that were read (paths below it), and how many for each reason."""
-    why: Counter[str] = Counter()
-    for entry in walk(root, every=True):
-        file = Path(entry.path).relative_to(root)
-        if file.as_posix() not in read:
-            why[_reason(entry, file)] += 1
-    for folder in empty(root):
-        why[f"the folder {shown(folder.relative_to(root).as_posix())} is empty"] += 1
-    return why
-
-
-def _reason(entry: os.DirEntry, file: Path) -> str:
-    suffix = file.suffix.lower()
-    if not all(map(ours, file.parts)):
-        return "hidden, or the operating system's"
-    if entry.is_dir():
-        return "a link that leads back above itself"
-    if os.path.exists(entry.path) and not stat.S_ISREG(entry.stat().st_mode):
-        return "no file but a pipe or a device"
-    if suffix in (".heic", ".heif"):
-        return HEIC
-    if suffix not in SUFFIXES:
-        return f"no picture: {suffix or 'no ending'}"
-    return f"a picture in no folder that is read: {shown(file.parent.as_posix())}"
-
-
-def empty(root: Path) -> list[Path]:
-    """The folders directly below the root, and below its folders, in which there is no file at all."""
-    places = subfolders(root)
-    places += [inner for place in places for inner in subfolders(place)]
-    return [place for place in places if next(walk(place, every=True), None) is None]
-
-
-def shown(name: str) -> str:
-    """A path as it can be printed: bytes that are not UTF-8, and line ends, are escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def lines(path: Path) -> list[str]:
-    """The lines of a list file: UTF-8 or UTF-16, with or without a byte order mark, any line ends; none is blank.
-
-    Raises UserError where it is missing or in another encoding.
-    """
-    try:
-        content = text(path.read_bytes())
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 or UTF-16 ({reason(error)})") from None
-    return [line for line in content.split("\n") if line.strip()]
-
-
-def text(content: bytes) -> str:
-    """Bytes of a text file as a string with plain line ends. Raises UnicodeError."""
-    marks = (b"\xff\xfe", b"\xfe\xff")
-    decoded = content.decode("utf-16" if content.startswith(marks) else "utf-8-sig")
-    for end in LINE_ENDS:
-        decoded = decoded.replace(end, "\n")
-    return decoded
 
 
 def class_folders(
@@ -170,47 +47,9 @@ def class_folders(
     """(file below root, label, split) of every image in `place`/<class>/; UserError for a folder of no class."""
     for path in subfolders(place):
         if (name := spelled(path.name)) not in classes:
-            raise UserError(f"{path}: unknown class {path.name!r}; expected {', '.join(classes)}")
+            raise UserError(f"{shown(str(path))}: unknown class {path.name!r}; expected {', '.join(classes)}")
         for file in below(path):
             yield file.relative_to(root).as_posix(), classes.index(name), split
-
-
-def joined(source: Source, folder: str | Path) -> Source:
-    """The same, and behind it the pictures below this folder, without labels, in the size and colours of the others."""
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"unlabelled: {folder} is no folder; expected one with pictures in it, at any depth")
-    files = [file.relative_to(folder).as_posix() for file in below(folder)]
-    if not files:
-        raise UserError(f"unlabelled: {folder} holds no picture ({', '.join(SUFFIXES)})")
-
-    def read(put: Callable, size: int | None) -> Table:
-        shape: list[tuple[int, ...]] = []
-
-        def note(image: np.ndarray | UserError):
-            if not isinstance(image, UserError):
-                shape[:] = [image.shape]
-            put(image)
-
-        table = source.read(note, size)
-        channels, side, wide = shape[0] if shape else (3, size, size)
-        if side != wide:
-            raise UserError(f"unlabelled: the labelled faces are {wide} x {side}; expected square ones")
-        hashes = []
-        for image, content in decode(folder, files, None, side, channels):
-            put(image)
-            hashes.append(content)
-        n = len(files)
-        return replace(
-            table,
-            labels=np.concatenate([table.labels, np.full(n, UNKNOWN)]),
-            split=np.concatenate([table.split, np.full(n, UNLABELLED, np.int8)]),
-            sources=[*table.sources, *(f"unlabelled/{file}" for file in files)],
-            fingerprint=digest(json.dumps([table.fingerprint, *zip(files, hashes)]).encode()),
-            meta={key: np.concatenate([of, np.zeros((n, *of.shape[1:]), of.dtype)]) for key, of in table.meta.items()},
-        )
-
-    return Source(digest(source.stamp.encode(), stamp(folder, ".").encode()), read, source.root)
 
 
 def columns(rows: Iterable[tuple[str, int, int]]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -219,102 +58,123 @@ def columns(rows: Iterable[tuple[str, int, int]]) -> tuple[list[str], np.ndarray
     return list(files), np.array(labels, np.int64), np.array(split, np.int8)
 
 
-def stamp(root: Path, *parts: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """Names, sizes and times of the files `parts` of root and, in folders, of all files with these suffixes.
-
-    Both times: a file that was put in another's place may have its size and its date, but not the moment of its change.
-    """
-    found = []
-
-    def note(name: str, path: str):
-        try:
-            now = os.stat(path)
-            found.append((name, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
-        except OSError:
-            found.append((name, None))
-
-    for part in parts:
-        path = root / part
-        if path.is_dir():
-            for entry in walk(path):
-                if entry.name.lower().endswith(suffixes):
-                    note(Path(entry.path).relative_to(root).as_posix(), entry.path)
-        else:
-            note(part, str(path))
-    return digest(json.dumps(sorted(found, key=lambda entry: entry[0])).encode())
+def stamp(hashes: dict[str, str]) -> str:
+    """What changes with the content and the names of files."""
+    return digest(json.dumps(sorted(hashes.items())).encode())
 
 
-def of_files(root: Path, key: str, table: Callable[[], tuple]) -> Source:
+def of_files(
+    root: Path, table: Callable[[], Table], *parts: str, lists: tuple[str, ...] = (), photos: bool = False
+) -> Source:
     """Source of a data set of image files.
 
-    `table()` returns (Table, files below root) or, for faces to be cut out of photographs,
-    (Table, files, boxes [n, 4] as left, top, right, bottom in pixels). It is called only on a cache miss.
+    `table()` names them and, for faces to be cut out of photographs, the boxes; it is called only on a cache miss. What
+    it depends on are the files `parts` and, in folders, all pictures and what has one of the endings `lists`. `photos`:
+    anybody's, turned upright as EXIF says and made square by grey on both sides; a data set of the field is read as its
+    users read it.
     """
+    hashes = contents(root, *parts, suffixes=(*SUFFIXES, *lists))
 
     def read(put: Callable, size: int | None) -> Table:
-        rows, files, boxes = (*table(), None)[:3]
-        if not files:
+        found = table()
+        if not found.files:
             raise UserError(f"{root}: no image found ({', '.join(SUFFIXES)})")
-        shape, channels = (None, 3) if size is None else common_shape(root, files, boxes)
-        resized = size if shape is None else None
-        hashes = []
-        for image, content in decode(root, files, boxes, resized, channels):
+        common, channels = (None, 3) if size is None else common_shape(root, found, photos)
+        resized = size if common is None else None
+        for image in decode(root, found, resized and (resized, resized), channels, photos):
             put(image)
-            hashes.append(content)
-        content = json.dumps([*zip(rows.sources, hashes, rows.labels.tolist(), rows.split.tolist())])
-        return replace(rows, fingerprint=digest(content.encode()), resized=resized)
+        boxes = None if found.boxes is None else found.boxes.tolist()
+        faces = [[hashes.get(file, "") for file in found.files], found.labels.tolist(), found.split.tolist(), boxes]
+        return replace(found, fingerprint=digest(json.dumps([found.classes, *faces]).encode()), resized=resized)
 
-    return Source(key, read, root)
+    said = {name for name in hashes if not name.lower().endswith(SUFFIXES)}
+    return Source(stamp(hashes), read, lambda table: left_out(root, {*table.files, *said}))
 
 
-def common_shape(
-    root: Path, files: list[str], boxes: Int[np.ndarray, "n 4"] | None
-) -> tuple[tuple[int, int] | None, int]:
-    """((width, height) of all faces, or None where they differ or are large; channels), from the headers alone.
+def joined(source: Source, folder: str | Path) -> Source:
+    """The same, and behind it the pictures below this folder, without labels, in the size and colours of the others.
 
-    Whole photographs are made square, so theirs is the longer side, twice.
+    A relative folder is one of the repository's, as a profile's `data_root` is. Raises UserError where there is none.
     """
+    folder = paths.ROOT / Path(str(folder)).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"unlabelled: {folder} is no folder; expected one with pictures in it, at any depth")
+    hashes = contents(folder, ".")
+    files = list(hashes)
+    if not files:
+        raise UserError(f"unlabelled: {folder} holds no picture ({', '.join(SUFFIXES)})")
+
+    def read(put: Callable, size: int | None) -> Table:
+        shape: tuple[int, ...] = ()
+
+        def note(image: np.ndarray | UserError):
+            nonlocal shape
+            shape = shape or getattr(image, "shape", ())
+            put(image)
+
+        table, n = source.read(note, size), len(files)
+        # Views of both are made square in the end, so what is padded first and then takes the others' shape is true.
+        channels, *high_wide = shape or (3, size, size)
+        resized = None if size is None else tuple(high_wide[::-1])
+        more = Table(table.classes, np.full(n, UNKNOWN), np.full(n, UNLABELLED, np.int8), files)
+        for image in decode(folder, more, resized, channels, photos=True):
+            put(image)
+        return replace(
+            table,
+            labels=np.concatenate([table.labels, more.labels]),
+            split=np.concatenate([table.split, more.split]),
+            files=[*table.files, *(f"unlabelled/{file}" for file in files)],
+            boxes=None,  # they are cut out
+            names=table.names and [*table.names, *(f"unlabelled/{file}" for file in files)],
+            fingerprint=digest(json.dumps([table.fingerprint, *hashes.values()]).encode()),
+            meta={key: np.concatenate([of, np.zeros((n, *of.shape[1:]), of.dtype)]) for key, of in table.meta.items()},
+        )
+
+    left = lambda table: source.left_out(table) + left_out(folder, hashes)
+    return Source(digest(source.stamp.encode(), stamp(hashes).encode()), read, left)
+
+
+def common_shape(root: Path, table: Table, photos: bool) -> tuple[tuple[int, int] | None, int]:
+    """((width, height) of all faces, or None where they differ or are large; channels), from the headers alone."""
 
     def header(i: int) -> tuple:
-        with photograph(root / files[i]) as (image, _):
-            if boxes is None:
-                return (max(image.size),) * 2, image.mode in GREY
-            left, top, right, bottom = clipped(boxes[i], image)
-            return (right - left, bottom - top), image.mode in GREY
+        with photograph(root / table.files[i]) as image:
+            if table.boxes is not None:
+                left, top, right, bottom = clipped(table.boxes[i], image)
+                size = right - left, bottom - top
+            else:
+                size = (max(image.size),) * 2 if photos else image.size
+            return size, image.mode in GREY
 
-    sizes, grey = zip(*parallel(header, len(files), "headers"))
+    sizes, grey = zip(*parallel(header, len(table.files), "headers"))
     common = len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST
     return (sizes[0] if common else None), 1 if all(grey) else 3
 
 
 def decode(
-    root: Path, files: list[str], boxes: Int[np.ndarray, "n 4"] | None, size: int | None, channels: int
-) -> Iterator[tuple[UInt8[np.ndarray, "c h w"] | UserError, str]]:
-    """Each face as uint8 [c, h, w], with the hash of its file; a UserError in place of an unreadable one.
+    root: Path, table: Table, size: tuple[int, int] | None, channels: int, photos: bool = False
+) -> Iterator[UInt8[np.ndarray, "c h w"] | UserError]:
+    """Each face as uint8 [c, h, w], resized to this (width, height) if given; a UserError for an unreadable one."""
 
-    A whole photograph is turned upright and made square by grey on both sides; a box is cut out as it is.
-    """
-
-    def one(i: int):
-        hashed = ""
+    def one(i: int) -> np.ndarray | UserError:
         try:
-            with photograph(root / files[i]) as (image, content):
-                hashed = digest(content)
-                upright = image if boxes is not None else turned(image)
-                image = eight_bits(upright if boxes is None else image.crop(clipped(boxes[i], image)), channels)
-                if boxes is None:
+            with photograph(root / table.files[i]) as image:
+                if table.boxes is not None:
+                    image = image.crop(clipped(table.boxes[i], image))
+                image = eight_bits(upright(image) if photos else image, channels)
+                if photos:
                     image = square(image)
                 if size is not None:
-                    image = image.resize((size, size), Image.Resampling.BILINEAR)
-                return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1), hashed
+                    image = image.resize(size, Image.Resampling.BILINEAR)
+                return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
         except UserError as error:
-            return error, hashed
+            return error
 
-    yield from parallel(one, len(files), "faces")
+    yield from parallel(one, len(table.files), "faces")
 
 
-def turned(image: Image.Image) -> Image.Image:
-    """Upright, as EXIF says. A tag of another kind than a number from 1 to 8 says nothing."""
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as it was seen. An EXIF tag of another kind than a number from 1 to 8 says nothing."""
     said = image.getexif().get(ORIENTATION)
     turn = TURNS.get(said) if isinstance(said, int) else None
     return image if turn is None else image.transpose(turn)
@@ -368,41 +228,19 @@ def clipped(box: Int[np.ndarray, " 4"], image: Image.Image) -> tuple[int, int, i
 
 
 @contextmanager
-def photograph(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
-    """The image at `path`, opened, and its file's bytes. What goes wrong in the block is a UserError that names it."""
+def photograph(path: Path) -> Iterator[Image.Image]:
+    """The image at `path`, opened. What goes wrong in the block is a UserError that names the file."""
+    where = shown(str(path))
     try:
         if not path.is_file() and path.exists():
             raise OSError("no file but a folder, a pipe or a device")
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            yield image, content
+        with Image.open(path) as image:
+            yield image
     except FileNotFoundError:
-        raise UserError(f"{shown(str(path))} is missing; fetch it again ({LISTS})") from None
+        raise UserError(f"{where} is missing; fetch it again ({LISTS})") from None
     except UnidentifiedImageError:
-        raise UserError(f"{shown(str(path))} is unreadable (no picture that Pillow knows); {LEAVE}") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        said = f"{shown(str(path))} is unreadable ({shown(reason(error))})"
-        raise UserError(f"{said}; {LEAVE}") from None
-
-
-def parallel(work: Callable[[int], object], count: int, what: str) -> Iterator:
-    """work(0), work(1) ... work(count - 1) in order, on threads (PIL frees the lock), a few ahead of what is used."""
-    workers = min(8, os.cpu_count() or 1)
-    bar = tqdm(range(count), what, unit="img", leave=False, delay=1)
-    with ThreadPoolExecutor(workers) as pool, bar:
-        ahead = deque()
-        for i in bar:
-            ahead.append(pool.submit(work, i))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        with open(path, "rb") as file:
+            said = HEIC if file.read(12)[4:] in HEIF else "no picture that Pillow knows"
+        raise UserError(f"{where} is unreadable ({said}); {LEAVE}") from None
+    except DAMAGE as error:
+        raise UserError(f"{where} is unreadable ({shown(reason(error))}); {LEAVE}") from None

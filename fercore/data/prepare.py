@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from fercore.data import load
+from fercore.data import checked, load
 from fercore.data.faces import TEST, TRAIN, UNKNOWN, UNLABELLED, Faces, duplicates_across, twins
 from fercore.errors import UserError
 
@@ -61,7 +61,7 @@ def prepare(
     name: str, root: str | Path | None = None, *, size: int, drop_duplicates: bool = True, options: dict
 ) -> Data:
     """Load a data set; by default without the training faces that are byte-identical to a test face."""
-    faces = load(name, root, size=size, **options)
+    faces = load(name, root, size=size, **checked(name, options))
     training, test = (int((faces.split == part).sum()) for part in (TRAIN, TEST))
     if not training or not test:
         raise UserError(f"{name}: {training} training and {test} test faces; both are needed")

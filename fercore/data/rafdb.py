@@ -6,7 +6,7 @@
 
 from pathlib import Path
 
-from fercore.data import expressions, pictures
+from fercore.data import expressions, folders, lists, pictures
 from fercore.data.faces import TEST, TRAIN, Source, Table
 from fercore.errors import UserError
 
@@ -20,18 +20,18 @@ def source(root: str | Path | None, images: str = "aligned") -> Source:
     """`root` is the folder basic or the one that holds it; `images` is "aligned" or "original"."""
     if images not in ("aligned", "original"):
         raise UserError(f"rafdb: images={images!r}; expected aligned or original")
-    root = pictures.located(root, "rafdb", LAYOUT, ORIGIN)
+    root = folders.located(root, "rafdb", LAYOUT, ORIGIN)
     if (root / "basic").is_dir():
         root = root / "basic"
     if not (root / LIST).is_file() or not (root / "Image" / images).is_dir():
         raise UserError(f"rafdb: {root} has another layout; expected {LAYOUT}; {ORIGIN}")
-    return pictures.of_files(root, pictures.stamp(root, LIST, f"Image/{images}"), lambda: table(root, images))
+    return pictures.of_files(root, lambda: table(root, images), LIST, f"Image/{images}")
 
 
-def table(root: Path, images: str) -> tuple[Table, list[str]]:
+def table(root: Path, images: str) -> Table:
     """Labels, splits and files of the list. Raises UserError with the line that cannot be read, or in two ways."""
     at, found = root / LIST, {}
-    for number, line in enumerate(pictures.lines(at), 1):
+    for number, line in lists.lines(at):
         name, *label = line.replace(",", " ").split()
         split, stem = SPLIT.get(name.split("_")[0]), name.removesuffix(".jpg").removesuffix("_aligned")
         if split is None or len(label) != 1 or not label[0].isdecimal():
@@ -49,4 +49,4 @@ def table(root: Path, images: str) -> tuple[Table, list[str]]:
     rows = ((f"Image/{images}/{stem}{ending}", *of) for stem, of in found.items())
     files, labels, split = pictures.columns(rows)
     labels = expressions.decode("rafdb", labels)
-    return Table(expressions.EXPRESSIONS, labels, split, files, notes={"images": images, "test": "test"}), files
+    return Table(expressions.EXPRESSIONS, labels, split, files, notes={"images": images, "test": "test"})

@@ -7,7 +7,7 @@ say which folder was read.
 
 from pathlib import Path
 
-from fercore.data import expressions, pictures
+from fercore.data import expressions, folders, pictures
 from fercore.data.faces import TEST, TRAIN, Source, Table
 from fercore.errors import UserError
 
@@ -21,18 +21,18 @@ PLACES = {
 
 def source(root: str | Path | None) -> Source:
     """`root` holds the folders Train and Val, or what the two archives unpack to."""
-    root = pictures.located(root, "sfew", LAYOUT, ORIGIN)
+    root = folders.located(root, "sfew", LAYOUT, ORIGIN)
     found = {split: [place for place in places if (root / place).is_dir()] for split, places in PLACES.items()}
     if not all(found.values()):
         raise UserError(f"sfew: {root} has another layout; expected {LAYOUT}; {ORIGIN}")
     places = {split: names[0] for split, names in found.items()}
-    return pictures.of_files(root, pictures.stamp(root, *places.values()), lambda: table(root, places))
+    return pictures.of_files(root, lambda: table(root, places), *places.values())
 
 
-def table(root: Path, places: dict[int, str]) -> tuple[Table, list[str]]:
+def table(root: Path, places: dict[int, str]) -> Table:
     rows = []
     for split, place in places.items():
         rows += pictures.class_folders(root, root / place, split, expressions.EXPRESSIONS, expressions.spelled)
     files, labels, split = pictures.columns(rows)
     notes = {"test": places[TEST], "train": places[TRAIN]}
-    return Table(expressions.EXPRESSIONS, labels, split, files, notes=notes), files
+    return Table(expressions.EXPRESSIONS, labels, split, files, notes=notes)

@@ -30,13 +30,22 @@ class Split:
 
 
 def of(config: Run, data: Data) -> Split:
-    """The split of a run over these faces: positions in `data.pool`. Raises UserError when a class is too small."""
+    """The split of a run over these faces: positions in `data.pool`.
+
+    Raises UserError when a class is too small, and for a budget that leaves one out.
+    """
+    classes = data.faces.classes
+    if 0 < config.labels < len(classes) and not config.few_labels:
+        raise UserError(
+            f"{config.dataset}: labels: {config.labels} for {len(classes)} classes leave some without any; where that "
+            "is meant, say --few-labels, in a profile few_labels: true"
+        )
     return draw(
         data.faces.labels[data.pool],
         config.labels,
         config.split_seed,
         dataset=config.dataset,
-        classes=data.faces.classes,
+        classes=classes,
         validation=config.validation,
         include_labelled=config.include_labelled,
         twins=data.twins[data.pool],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from fercore.config import Count, Positive, Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.losses import info_nce, masked_mean
 from fercore.methods.api import Batch, Context, Encode, Step
@@ -31,19 +32,19 @@ SUPERVISED = {"lambda_s": 1.0}
 class Margins:
     """What the margins need, and subset I."""
 
-    epochs: int = 20  # Ada-CM's code: margins are renewed so many times
-    floor: float = 0.8  # Ada-CM's code; the margins also start there
-    beta: float = 0.97  # Ada-CM
-    lambda_s: float = 0.5  # Ada-CM
-    lambda_u: float = 1.0  # Ada-CM
+    epochs: Count = 20  # Ada-CM's code: margins are renewed so many times
+    floor: Share = 0.8  # Ada-CM's code; the margins also start there
+    beta: Share = 0.97  # Ada-CM
+    lambda_s: Weight = 0.5  # Ada-CM
+    lambda_u: Weight = 1.0  # Ada-CM
 
 
 @dataclass(frozen=True)
 class Config(Margins):
     """The authors' constants."""
 
-    temperature: float = 0.07  # Ada-CM's code
-    lambda_c: float = 0.1  # Ada-CM
+    temperature: Positive = 0.07  # Ada-CM's code
+    lambda_c: Weight = 0.1  # Ada-CM
 
 
 class State(nn.Module):

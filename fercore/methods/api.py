@@ -3,7 +3,7 @@
 A method is a module with
 
 * `NAME` and `FAMILY`: what tables call it, and which kind of method it is, by which figures colour it;
-* `Config`: a frozen dataclass of its constants;
+* `Config`: a frozen dataclass of its constants, each with its limits (`tau: Share`, see config.py);
 * `VIEWS`: how many weak and strong views of the unlabelled batch it asks for (`views(config)` where a constant says);
 * `step(model, batch, state, config) -> Step`: its losses on one batch;
 
@@ -170,7 +170,8 @@ def resolve(name: str, options: dict | None = None) -> tuple[ModuleType, object]
     values = {**variants.get(variant, {}), **(options or {})}
     known = {f.name for f in fields(module.Config)}
     if unknown := sorted(set(values) - known):
-        raise UserError(f"options of {method}: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        known = ", ".join(sorted(known)) or "none"
+        raise UserError(f"options of {method}: unknown {', '.join(unknown)}; known are {known}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         return module, module.Config(**typed(module.Config, values))

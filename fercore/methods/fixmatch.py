@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from fercore.config import Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
 from fercore.methods.api import Batch, Step
@@ -23,8 +24,8 @@ VIEWS = {"weak": 1, "strong": 1}
 class Config:
     """FixMatch's own constants; the SIT-FER paper does not state those of its FixMatch row."""
 
-    tau: float = 0.95  # FixMatch, section 4
-    lambda_u: float = 1.0  # FixMatch, section 4
+    tau: Share = 0.95  # FixMatch, section 4
+    lambda_u: Weight = 1.0  # FixMatch, section 4
 
 
 def step(model: ImageEncoder, batch: Batch, state: nn.Module, config: Config) -> Step:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from fercore.config import Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
 from fercore.memory import last_of
@@ -29,9 +30,9 @@ VIEWS = {"weak": 1, "strong": 1}
 class Config:
     """The authors' constants, with a warm-up."""
 
-    tau: float = 0.95  # FlexMatch
-    lambda_u: float = 1.0  # FlexMatch
-    warmup: float = 0.03  # chosen: share of the training
+    tau: Share = 0.95  # FlexMatch
+    lambda_u: Weight = 1.0  # FlexMatch
+    warmup: Share = 0.03  # chosen: share of the training
 
 
 VARIANTS: dict[str, dict] = {"authors": {"warmup": 0.0}}

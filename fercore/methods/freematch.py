@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fercore.config import Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean, relative, shares
 from fercore.methods.api import Batch, Context, Step
@@ -32,9 +33,9 @@ VIEWS = {"weak": 1, "strong": 1}
 class Config:
     """The authors' constants, with an average that is shorter at the start of a run."""
 
-    lambda_u: float = 1.0  # FreeMatch
-    lambda_f: float = 0.01  # TorchSSL
-    rho: float = 0.999  # FreeMatch
+    lambda_u: Weight = 1.0  # FreeMatch
+    lambda_f: Weight = 0.01  # TorchSSL
+    rho: Share = 0.999  # FreeMatch
     short_start: bool = True  # chosen: rho_t = min(rho, (1 + t) / (10 + t)), as the weights' average
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from fercore.config import Count, Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.losses import kept_mean, masked_mean, soft_cross_entropy
 from fercore.methods import adacm
@@ -32,11 +33,11 @@ SUPERVISED = {"lambda_s": 1.0}
 class Config(adacm.Margins):
     """Ada-CM's constants for subsets and margins; the others are chosen by us. There are no authors' ones to select."""
 
-    lambda_n: float = 0.1  # chosen: what Ada-CM gives to subset II
-    unlikely: float = 0.05  # chosen
-    phi: float = 0.95  # chosen: PiCO's, at first
-    phi_end: float = 0.8  # chosen: PiCO's, towards the end
-    epochs_running: int = 3  # chosen
+    lambda_n: Weight = 0.1  # chosen: what Ada-CM gives to subset II
+    unlikely: Share = 0.05  # chosen
+    phi: Share = 0.95  # chosen: PiCO's, at first
+    phi_end: Share = 0.8  # chosen: PiCO's, towards the end
+    epochs_running: Count = 3  # chosen
 
 
 class State(adacm.State):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fercore.config import Positive, Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.fusion import sharpen
 from fercore.losses import soft_cross_entropy
@@ -34,14 +35,14 @@ SUPERVISED = {"alpha": 0.0}
 class Config:
     """MixMatch's constants; those of centroids and margin are chosen by us. There are no authors' ones to select."""
 
-    temperature: float = 0.5  # MixMatch: T
-    alpha: float = 0.75  # MixMatch
-    lambda_u: float = 10.0  # as in our MixMatch row
-    ramp: float = 1.0  # as in our MixMatch row
-    scale: float = 0.1  # chosen: t; for unit vectors a cosine temperature of 0.05, SIT-FER's T'
-    rho: float = 0.9  # chosen
-    margin: float = 0.5  # chosen
-    lambda_m: float = 0.1  # chosen
+    temperature: Positive = 0.5  # MixMatch: T
+    alpha: Weight = 0.75  # MixMatch
+    lambda_u: Weight = 10.0  # as in our MixMatch row
+    ramp: Share = 1.0  # as in our MixMatch row
+    scale: Positive = 0.1  # chosen: t; for unit vectors a cosine temperature of 0.05, SIT-FER's T'
+    rho: Share = 0.9  # chosen
+    margin: Weight = 0.5  # chosen
+    lambda_m: Weight = 0.1  # chosen
 
 
 class State(nn.Module):

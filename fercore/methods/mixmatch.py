@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from fercore.config import Positive, Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.fusion import sharpen
 from fercore.losses import soft_cross_entropy
@@ -34,10 +35,10 @@ SUPERVISED = {"alpha": 0.0}
 class Config:
     """The authors' constants but for weight and ramp: theirs guess one class for every face in a short training."""
 
-    temperature: float = 0.5  # MixMatch: T
-    alpha: float = 0.75  # MixMatch
-    lambda_u: float = 10.0  # USB, for a network that is trained already and small batches
-    ramp: float = 1.0  # YU1ut: the whole training
+    temperature: Positive = 0.5  # MixMatch: T
+    alpha: Weight = 0.75  # MixMatch
+    lambda_u: Weight = 10.0  # USB, for a network that is trained already and small batches
+    ramp: Share = 1.0  # YU1ut: the whole training
 
 
 VARIANTS: dict[str, dict] = {"authors": {"lambda_u": 75.0, "ramp": 1 / 64}}  # CIFAR-10's; 2^14 of 2^20 steps

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from fercore.config import Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.losses import masked_mean
 from fercore.methods.api import Batch, Step
@@ -26,9 +27,9 @@ LEARNS_FROM_WEAK = True  # the one view takes the loss
 class Config:
     """The constants of FixMatch's comparison."""
 
-    tau: float = 0.95  # FixMatch's code
-    lambda_u: float = 1.0  # FixMatch's code
-    ramp: float = 0.4  # TorchSSL; share of the training
+    tau: Share = 0.95  # FixMatch's code
+    lambda_u: Weight = 1.0  # FixMatch's code
+    ramp: Share = 0.4  # TorchSSL; share of the training
 
 
 # Lee: no threshold, weight 3. His ramp is counted in epochs of MNIST and does not carry over: ours stays.

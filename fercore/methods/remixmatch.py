@@ -12,12 +12,15 @@ CTAugment. Angles: a quarter of the batch each.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from fercore.augment import quarter_turns
+from fercore.config import Count, Positive, Share, Weight
 from fercore.encoders import ImageEncoder
 from fercore.fusion import MarginalAlignment, sharpen
 from fercore.losses import soft_cross_entropy
@@ -35,14 +38,14 @@ SUPERVISED = {"alpha": 0.0}
 class Config:
     """The authors' constants, but for K and the length of the ramp."""
 
-    strong: int = 2  # TorchSSL: K
-    temperature: float = 0.5  # ReMixMatch: T
-    alpha: float = 0.75  # ReMixMatch
-    lambda_match: float = 1.5  # ReMixMatch
-    lambda_first: float = 0.5  # ReMixMatch
-    lambda_rotation: float = 0.5  # ReMixMatch
-    ramp: float = 1 / 16  # chosen, for a training of 10^4 steps; share of it
-    window: int = 128  # ReMixMatch: batch means in the alignment
+    strong: Annotated[int, Field(ge=1, le=64)] = 2  # TorchSSL: K
+    temperature: Positive = 0.5  # ReMixMatch: T
+    alpha: Weight = 0.75  # ReMixMatch
+    lambda_match: Weight = 1.5  # ReMixMatch
+    lambda_first: Weight = 0.5  # ReMixMatch
+    lambda_rotation: Weight = 0.5  # ReMixMatch
+    ramp: Share = 1 / 16  # chosen, for a training of 10^4 steps; share of it
+    window: Count = 128  # ReMixMatch: batch means in the alignment
 
 
 VARIANTS: dict[str, dict] = {"authors": {"strong": 8, "ramp": 1 / 64}}  # 2^14 of 2^20 steps

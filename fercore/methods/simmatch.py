@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fercore.config import Count, Positive, Share, Weight, Width
 from fercore.encoders import ImageEncoder
 from fercore.fusion import DistributionAlignment
 from fercore.losses import masked_mean, soft_cross_entropy
@@ -33,15 +34,15 @@ VIEWS = {"weak": 1, "strong": 1}
 class Config:
     """USB's constants for small data sets, where the authors published ImageNet's alone."""
 
-    tau: float = 0.95  # USB
-    temperature: float = 0.1  # SimMatch: t
-    alpha: float = 0.9  # SimMatch
-    lambda_u: float = 1.0  # USB
-    lambda_in: float = 1.0  # USB
-    momentum: float = 0.7  # SimMatch, small data
-    window: int = 256  # SimMatch: batch means in the alignment
-    projection: int = 128  # SimMatch: width of the embedding
-    warmup: float = 1 / 60  # one of the protocol's epochs
+    tau: Share = 0.95  # USB
+    temperature: Positive = 0.1  # SimMatch: t
+    alpha: Share = 0.9  # SimMatch
+    lambda_u: Weight = 1.0  # USB
+    lambda_in: Weight = 1.0  # USB
+    momentum: Share = 0.7  # SimMatch, small data
+    window: Count = 256  # SimMatch: batch means in the alignment
+    projection: Width = 128  # SimMatch: width of the embedding
+    warmup: Share = 1 / 60  # one of the protocol's epochs
 
 
 # ImageNet's; the teacher that goes with them there is not built.

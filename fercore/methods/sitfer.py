@@ -11,11 +11,13 @@ L      = L_s + lambda_1 L_t + lambda_2 L_u                                      
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fercore.config import Count, Positive, Share, Weight, Width
 from fercore.encoders import ImageEncoder, Output
 from fercore.errors import UserError
 from fercore.fusion import DistributionAlignment, fuse, similarity, similarity_softmax
@@ -33,20 +35,18 @@ class Config:
     """Stated: in the paper. Released: in its code, the paper's value being lost. Chosen: by us."""
 
     levels: tuple[str, ...] = ("semantic", "text", "instance")  # stated
-    tau: float = 0.8  # stated: best in the ablation
-    delta: float = 0.95  # chosen: "relatively high, greater than tau"
-    t_text: float = 0.05  # chosen: T
-    t_instance: float = 0.05  # chosen: T'
-    alpha: float = 0.7  # chosen: SimMatch's temporal ensembling; 0 overwrites, as released
-    lambda_1: float = 1.0  # chosen: ratio of the released weights
-    lambda_2: float = 0.5  # chosen: ratio of the released weights
-    window: int = 32  # chosen: batch means in the alignment, CoMatch's
-    projection: int = 0  # chosen: no head, because no loss trains one; else its width
-    vote: str = "sum"  # stated (7); "mean" or "prior": see memory.VOTES
+    tau: Share = 0.8  # stated: best in the ablation
+    delta: Share = 0.95  # chosen: "relatively high, greater than tau"
+    t_text: Positive = 0.05  # chosen: T
+    t_instance: Positive = 0.05  # chosen: T'
+    alpha: Share = 0.7  # chosen: SimMatch's temporal ensembling; 0 overwrites, as released
+    lambda_1: Weight = 1.0  # chosen: ratio of the released weights
+    lambda_2: Weight = 0.5  # chosen: ratio of the released weights
+    window: Count = 32  # chosen: batch means in the alignment, CoMatch's
+    projection: Width = 0  # chosen: no head, because no loss trains one; else its width
+    vote: Literal[tuple(VOTES)] = "sum"  # stated (7); "mean" or "prior": see memory.VOTES
 
     def __post_init__(self):
-        if self.vote not in VOTES:
-            raise UserError(f"vote: {self.vote!r}; expected one of {', '.join(VOTES)}")
         if not self.levels or set(self.levels) - set(Config.levels):
             raise UserError(f"levels: {self.levels!r}; expected one or more of {', '.join(Config.levels)}")
 

@@ -8,13 +8,14 @@ z_u are the logits of the weak view, without gradient. The mask looks at p_u as 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 
+from fercore.config import Positive, Share, Weight
 from fercore.encoders import ImageEncoder
-from fercore.errors import UserError
 from fercore.losses import kept_mean, masked_mean
 from fercore.methods.api import Batch, Step
 from fercore.schedules import SIGNALS, training_signal
@@ -22,20 +23,17 @@ from fercore.schedules import SIGNALS, training_signal
 NAME, FAMILY = "UDA", "self-training"
 VIEWS = {"weak": 1, "strong": 1}
 SUPERVISED = {"signal": "none"}
+Signal = Literal[SIGNALS]
 
 
 @dataclass(frozen=True)
 class Config:
     """The authors' constants, but for the annealing, which they switch off for CIFAR-10."""
 
-    tau: float = 0.8  # UDA's code, CIFAR-10
-    temperature: float = 0.4  # UDA's code, CIFAR-10: T
-    lambda_u: float = 1.0  # UDA
-    signal: str = "linear"  # chosen: eta_t; "exp" releases the labels later, "log" earlier
-
-    def __post_init__(self):
-        if self.signal not in SIGNALS:
-            raise UserError(f"signal: {self.signal!r}; expected one of {', '.join(SIGNALS)}")
+    tau: Share = 0.8  # UDA's code, CIFAR-10
+    temperature: Positive = 0.4  # UDA's code, CIFAR-10: T
+    lambda_u: Weight = 1.0  # UDA
+    signal: Signal = "linear"  # chosen: eta_t; "exp" releases the labels later, "log" earlier
 
 
 VARIANTS: dict[str, dict] = {"authors": {"signal": "none"}, "exp": {"signal": "exp"}, "log": {"signal": "log"}}

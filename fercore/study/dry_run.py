@@ -103,10 +103,12 @@ def report(study: profiles.Profile, notebooks: Collection[str], device: torch.de
     found = {*paths.RESULTS.glob("*/records.jsonl"), study.records}
     known = [record for file in sorted(found) for record in records.read(file)]
     one = study.runs()[0]  # a notebook may ask for none
-    missing, rates = sweep.missing(study, runs), cost.rates(one, device, known)
+    given_up, rates = sweep.given_up(study, runs), cost.rates(one, device, known)
+    missing = [config for config in sweep.missing(study, runs) if config not in given_up]
     spent = {config.key: cost.flops(config) / rates.get(config.method, rates[""]) for config in missing}
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     yield f"{study.name}: {len(missing)} of {len(runs)} runs are missing; nothing is trained now"
+    yield from sweep.notices(study, runs)
     yield f"device: {devices.name(device)}{threads}, {devices.precision(one.precision, device)}"
     yield ""
     yield f"{'method':<18} {'labels':>7} {'runs':>5}  {'images a step':>14}  {'a run':>10}  {'together':>10}  rate of"

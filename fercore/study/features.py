@@ -31,6 +31,7 @@ from fercore import files
 from fercore import tensors as stored
 from fercore.config import Run
 from fercore.data import prepare
+from fercore.data.faces import UNKNOWN
 from fercore.errors import UserError, reason
 from fercore.fusion import similarity
 from fercore.methods import resolve
@@ -173,12 +174,13 @@ def _memory(
 
 
 def _counts(memory: Mapping[str, Tensor], data: prepare.Data) -> dict:
-    """Slots in use, given and guessed; how often a guess is right, where a slot stands for a face of the pool."""
+    """Slots in use, given and guessed; how often a guess is right, where a slot stands for a face with a label."""
     valid, known = memory["valid"], memory["known"] & memory["valid"]
     guessed, right = valid & ~known, None
-    if len(valid) == len(data.pool) and guessed.any():
+    if len(valid) == len(data.pool):
         truth = torch.from_numpy(data.faces.labels)[torch.from_numpy(data.pool)]
-        right = float((memory["label"].argmax(1) == truth)[guessed].float().mean())
+        judged = guessed & (truth != UNKNOWN)
+        right = float((memory["label"].argmax(1) == truth)[judged].float().mean()) if judged.any() else None
     return {"slots": len(valid), "given": int(known.sum()), "guessed": int(guessed.sum()), "right": right}
 
 

@@ -21,26 +21,9 @@ PARTS = {  # of an identity, as a sentence calls them
     "constants": "constants of its method",
     "precision": "precision",
     "data": "faces",
-    "split": "labelled faces",
+    "split": "split",
     "start": "initial weights",
 }
-
-
-def of(config: Run, data: prepare.Data, start: Start | None, precision: str) -> dict:
-    """The identity of the run that these would make.
-
-    A start of None is not there yet, and agrees with any; so do the constants of a method that is not here. Raises
-    UserError for a split that cannot be drawn.
-    """
-    known = config.method.partition("/")[0] in METHODS
-    return {
-        "config": config.to_dict() | {"precision": precision},
-        "constants": constants(resolve(config.method, config.options)[1]) if known else None,
-        "precision": precision,
-        "data": data.faces.fingerprint,
-        "split": splits.of(config, data).hash,
-        "start": None if start is None else start.sha256 or start.kind,
-    }
 
 
 def of_record(record: Mapping) -> dict:
@@ -48,7 +31,7 @@ def of_record(record: Mapping) -> dict:
     precision, start = record["provenance"]["precision"], record["start"]
     return {
         "config": record["config"] | {"precision": precision},
-        "constants": record["constants"],
+        "constants": record.get("constants", {}),  # an older record may not say them
         "precision": precision,
         "data": record["data"]["fingerprint"],
         "split": record["split"]["hash"],
@@ -67,6 +50,7 @@ class Place:
     def __init__(self, data_root: str | Path | None, results: Path, device: str = "auto"):
         self.data_root, self.results, self.device = data_root, results, devices.choose(device)
         self._data: dict[str, prepare.Data] = {}
+        self._splits: dict[str, str] = {}
         self._starts: dict[str, Start] = {}
 
     @cached_property
@@ -85,6 +69,14 @@ class Place:
             self._data[key] = prepare.of(config, self.data_root)
         return self._data[key]
 
+    def split(self, config: Run) -> str:
+        """Hash of the split, which many runs share. Raises UserError where it cannot be drawn."""
+        named = (*prepare.Wanted.__annotations__, "labels", "split_seed", "validation", "include_labelled")
+        key = files.key_of({name: getattr(config, name) for name in named})
+        if key not in self._splits:
+            self._splits[key] = splits.of(config, self.data(config)).hash
+        return self._splits[key]
+
     def start(self, config: Run) -> Start | None:
         """The start of a run; None for a pre-training that is still to be made, or to be ended."""
         if config.start.startswith("pretrain:") and not starts.finished(self.results, config.start[9:]):
@@ -95,8 +87,22 @@ class Place:
         return self._starts[key]
 
     def identity(self, config: Run) -> dict:
-        """Raises UserError for faces or a start that cannot be read, and for options that the method does not have."""
-        return of(config, self.data(config), self.start(config), devices.precision(config.precision, self.device))
+        """What the run of this configuration would depend on here.
+
+        A start that is still to be made is None, and agrees with any; so are the constants of a method that is not
+        here. Raises UserError for faces or a start that cannot be read, and for a split that cannot be drawn.
+        """
+        known = config.method.partition("/")[0] in METHODS
+        made = constants(resolve(config.method, config.options)[1]) if known else None
+        precision, start = devices.precision(config.precision, self.device), self.start(config)
+        return {
+            "config": config.to_dict() | {"precision": precision},
+            "constants": made,
+            "precision": precision,
+            "data": self.data(config).faces.fingerprint,
+            "split": self.split(config),
+            "start": None if start is None else start.sha256 or start.kind,
+        }
 
     def record(self, config: Run) -> Mapping | None:
         """The finished run of this configuration, over these faces and from this start; the last one of several."""

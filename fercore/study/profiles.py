@@ -5,21 +5,52 @@ Its lists (labels, seeds, methods) span a grid; everything else is shared by all
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
+from typing import Annotated, Any, Literal, TypedDict
 
-import yaml
+from pydantic import AfterValidator, Field
 
 from fercore import methods as methods_
-from fercore import paths
-from fercore.config import WORDS, Run, typed
+from fercore import paths, strict
+from fercore.config import Run, one_of, typed
 from fercore.data import NAMES
 from fercore.errors import UserError
+from fercore.training import loop
 from fercore.training.simclr import Pretrain
 
-GRID = {"labels": int, "seeds": int, "split_seeds": int, "methods": str}
-OTHER = {"profile", "data_root", "notebooks", "points", "start", "dataset"}
+Whole = Annotated[list[int], Field(min_length=1)]
+
+
+def named(name: str) -> str:
+    """A name of a folder or a notebook. Raises ValueError for a path."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ValueError("expected a name of letters, digits, - and _, and no path")
+    return name
+
+
+Name = Annotated[str, AfterValidator(named)]
+
+
+class Said(TypedDict):
+    """What a profile says, beside what its runs share."""
+
+    dataset: Annotated[str, one_of(*NAMES)]
+    labels: Whole
+    seeds: Whole
+    split_seeds: Whole
+    methods: Annotated[list[str], Field(min_length=1)]
+    profile: Name
+    data_root: str | None
+    unlabelled: str | None  # a folder of more pictures
+    notebooks: dict[Name, dict[str, Any] | None] | None
+    points: dict[Literal["labels", "seeds"], Whole] | None
+    start: Any
+
+
 NOT_SHARED = {"labels", "seed", "split_seed", "method", "source", "start", "start_keys"}
 SHARED = {f.name for f in dataclasses.fields(Run)} - NOT_SHARED
 
@@ -87,61 +118,50 @@ def load(name: str | Path, *, data_root: str | Path = "", results: str | Path = 
     if not file.is_file():
         known = ", ".join(path.stem for path in committed())
         raise UserError(f"{file}: no such profile; there are {known}, or give the path of a YAML")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+    values = strict.load(file)
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected keys and values, e.g. dataset: fer2013")
-    if unknown := sorted(map(str, set(values) - set(GRID) - OTHER - SHARED)):
-        known = ", ".join(sorted(set(GRID) | OTHER | SHARED))
-        raise UserError(f"{file}: unknown key {', '.join(unknown)}; known are {known}")
+    known = sorted(set(Said.__annotations__) | SHARED)
+    if unknown := sorted(map(str, set(values) - set(known))):
+        raise UserError(f"{file}: unknown key {', '.join(unknown)}; known are {', '.join(known)}")
     if missing := sorted({"dataset", "labels", "seeds", "methods", "steps"} - set(values)):
         raise UserError(f"{file}: missing key {', '.join(missing)}")
-    for key in GRID.keys() & values:
-        given = values[key]
-        if not isinstance(given, list) or not given or any(type(v) is not GRID[key] for v in given):
-            raise UserError(f"{file}: {key}: expected a list, each entry {WORDS[GRID[key]]}, got {given!r}")
-    if values["dataset"] not in NAMES:
-        raise UserError(f"{file}: dataset: {values['dataset']!r} is unknown; known are {', '.join(NAMES)}")
-    notebooks = values.get("notebooks") or {}
-    if not isinstance(notebooks, dict) or not all(isinstance(extra or {}, dict) for extra in notebooks.values()):
-        raise UserError(f"{file}: notebooks: expected name: {{parameter: value}}, got {notebooks!r}")
-    around = values.get("points") or {}
-    if not isinstance(around, dict) or set(around) - {"labels", "seeds"}:
-        raise UserError(f"{file}: points: expected labels and seeds, each a list, got {around!r}")
-    for key, given in around.items():
-        if not isinstance(given, list) or not given or any(value not in values[key] for value in given):
-            raise UserError(f"{file}: points: {key}: expected some of {values[key]}, got {given!r}")
     try:
+        said = typed(Said, values)
         shared = typed(Run, {key: values[key] for key in SHARED & set(values) - {"dataset"}})
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    split_seeds = values.get("split_seeds", values["seeds"])
-    if len(split_seeds) != len(values["seeds"]):
-        raise UserError(f"{file}: split_seeds: needs one value for each of seeds, or to be left out")
-    profile = str(values.get("profile", file.stem))
+    if said.get("unlabelled"):
+        shared["dataset_options"] = shared.get("dataset_options", {}) | {"unlabelled": said["unlabelled"]}
     start, keys, first = _start(values, shared, file)
-    root = data_root or os.environ.get("FERCORE_DATA") or values.get("data_root")
+    around = said.get("points") or {}
+    for key, given in around.items():
+        if set(given) - set(said[key]):
+            raise UserError(f"{file}: points: {key}: expected some of {said[key]}, got {short(given)}")
+    split_seeds = said.get("split_seeds", said["seeds"])
+    if len(split_seeds) != len(said["seeds"]):
+        raise UserError(f"{file}: split_seeds: needs one value for each of seeds, or to be left out")
+    profile = said.get("profile", file.stem)
+    root = data_root or os.environ.get("FERCORE_DATA") or said.get("data_root")
     study = Profile(
         name=profile,
-        dataset=values["dataset"],
+        dataset=said["dataset"],
         data_root=paths.ROOT / Path(str(root)).expanduser() if root else None,
         results=Path(results) if results else paths.results(profile),
-        labels=values["labels"],
-        seeds=values["seeds"],
+        labels=said["labels"],
+        seeds=said["seeds"],
         split_seeds=split_seeds,
-        methods=values["methods"],
+        methods=said["methods"],
         shared=shared,
         start=start,
         start_keys=keys,
         pretrain=first,
-        notebooks={str(notebook): extra or {} for notebook, extra in notebooks.items()},
+        notebooks={notebook: extra or {} for notebook, extra in (said.get("notebooks") or {}).items()},
         points=around,
     )
     try:
         for config in study.runs():
-            methods_.resolve(config.method, config.options)
+            loop.check(config)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return study
@@ -152,8 +172,11 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
     start = values.get("start", "none")
     if start in ("none", "imagenet"):
         return start, {}, None
-    if isinstance(start, dict) and "file" in start and set(start) <= {"file", "keys"}:
-        return f"file:{start['file']}", start.get("keys") or {}, None
+    if isinstance(start, dict) and isinstance(start.get("file"), str) and set(start) <= {"file", "keys"}:
+        try:
+            return f"file:{start['file']}", typed(Run, {"start_keys": start.get("keys") or {}})["start_keys"], None
+        except UserError as error:
+            raise UserError(f"{file}: start: {error}") from None
     if isinstance(start, dict) and set(start) == {"pretrain"} and isinstance(start["pretrain"], dict):
         same = {k: shared[k] for k in ("encoder", "dataset_options", "drop_duplicates") if k in shared}
         same["image_size"] = shared.get("image_size", Run.image_size)
@@ -166,5 +189,7 @@ def _start(values: dict, shared: dict, file: Path) -> tuple[str, dict, Pretrain 
             first = Pretrain(**typed(Pretrain, {"dataset": values["dataset"], **same, **start["pretrain"]}))
         except UserError as error:
             raise UserError(f"{file}: start: pretrain: {error}") from None
+        if first.encoder != (wanted := shared.get("encoder", Run.encoder)):
+            raise UserError(f"{file}: start: pretrain: encoder: {first.encoder!r}; that of the runs is {wanted!r}")
         return f"pretrain:{first.key}", {}, first
     raise UserError(f"{file}: start: expected none, imagenet, {{file: PATH}} or {{pretrain: {{steps: N}}}}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fercore import paths
+from fercore import files, paths
 from fercore.errors import UserError
 from fercore.study import dry_run, dumps, plan, profiles, sweep
 from fercore.training import devices
@@ -16,10 +16,12 @@ def reproduce(
     data_root: str | Path = "",
     results: str | Path = "",
     stale: str = "keep",
+    retry: bool = False,
 ) -> Iterator[str]:
     """Execute the notebooks of a profile into its results folder; yields the lines of a short summary.
 
-    Raises UserError for a profile, notebook or package that is missing, and for a notebook that fails.
+    Runs that failed before are made again with `retry` only. Raises UserError for a profile, notebook or package that
+    is missing, and for a notebook that fails; RunFailed, after the notebooks are made, where runs have failed.
     """
     try:
         import papermill
@@ -30,32 +32,39 @@ def reproduce(
     if data_root and not sweep.ready(study):
         raise UserError(f"--data-root: {study.data_root} does not exist")
     names = chosen(study, notebook, params)
+    for name in names:
+        known = papermill.inspect_notebook(str(paths.NOTEBOOKS / f"{name}.ipynb"))
+        if unknown := set(study.notebooks.get(name, {})) - set(known):
+            raise UserError(f"{params}: notebooks: {name} has no parameter {min(unknown)}; it has {', '.join(known)}")
     # The notebooks run in their own folder: what they are given is absolute.
     profile = Path(params).resolve() if params.endswith((".yaml", ".yml")) else params
     study.results.mkdir(parents=True, exist_ok=True)
-    yield from sweep.notices(study, plan.runs(study, *names), stale=stale)
+    whole, closely = plan.runs(study, *names), [name for name in names if name in (plan.MAPS, dumps.NOTEBOOK)]
+    first = plan.runs(study, *closely) if closely else []
+    yield from sweep.notices(study, whole, stale=stale, retry=retry)
     # All training first; the notebooks then find their records, and two of them what else a run can leave.
-    if closely := [name for name in names if name in (plan.MAPS, dumps.NOTEBOOK)]:
-        left = {"keep_weights": plan.MAPS in closely, "dump": dumps.SIZE if dumps.NOTEBOOK in closely else 0}
-        sweep.complete(study, plan.runs(study, *closely), stale=stale, **left)
-    sweep.complete(study, plan.runs(study, *names), stale=stale)
+    left = {"keep_weights": plan.MAPS in closely, "dump": dumps.SIZE if dumps.NOTEBOOK in closely else 0}
+    sweep.complete(study, first, stale=stale, retry=retry, **left)
+    sweep.complete(study, [config for config in whole if config not in first], stale=stale, retry=retry)
     for name in names:
         given = {"profile": str(profile), "data_root": str(study.data_root or ""), "results": str(study.results)}
         try:
-            papermill.execute_notebook(
-                str(paths.NOTEBOOKS / f"{name}.ipynb"),
-                str(study.results / f"{name}.ipynb"),
-                parameters={**given, **study.notebooks.get(name, {})},
-                cwd=str(paths.NOTEBOOKS),
-                kernel_name="python3",
-                progress_bar=True,
-                log_output=False,
-                config=Config(KernelManager={"transport_encryption": "auto"}),  # else each kernel warns of it
-            )
+            with files.named(out := study.results / f"{name}.ipynb"):
+                papermill.execute_notebook(
+                    str(paths.NOTEBOOKS / f"{name}.ipynb"),
+                    str(out),
+                    parameters={**given, **study.notebooks.get(name, {})},
+                    cwd=str(paths.NOTEBOOKS),
+                    kernel_name="python3",
+                    progress_bar=True,
+                    log_output=False,
+                    config=Config(KernelManager={"transport_encryption": "auto"}),  # else each kernel warns of it
+                )
         except papermill.PapermillExecutionError as error:
             reason = f"{error.ename}: {error.evalue}"
             raise UserError(f"{name}: cell {error.exec_count} failed with {reason}; see {study.results}") from None
     yield from summary(study, names)
+    sweep.judge(study, whole)
 
 
 def chosen(study: profiles.Profile, notebook: str | None, params: str) -> list[str]:

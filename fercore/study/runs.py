@@ -10,7 +10,7 @@ import torch
 from fercore import files
 from fercore.config import Run
 from fercore.errors import UserError, say
-from fercore.methods.api import budget, resolve, source
+from fercore.methods.api import budget, source
 from fercore.study import dumps, identity, records, starts
 from fercore.study.identity import Place
 from fercore.training import checkpoint, loop
@@ -61,6 +61,7 @@ def make(
     if not last:
         with_code(config)  # a wrong name is said before a data set is decoded
     place = Place(data_root, results, device)
+    place.identity(config)  # what does not fit together is said before anything is written
     with records.claim(results, config.key, patience):
         if (done := place.record(config)) and not (stale == "redo" and records.stale(done)):
             return done
@@ -90,7 +91,7 @@ def make(
 
 def with_code(config: Run) -> None:
     """Raises UserError for a method that is not here, or not as the run was listed with."""
-    resolve(config.method, config.options)
+    loop.check(config)
     if config.source != source(config.method):
         raise UserError(f"{config.method}: its code has changed since this run was listed, or is not here")
 

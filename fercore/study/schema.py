@@ -71,8 +71,11 @@ class Configuration(Part):
     options: dict[str, Any]
 
 
-class Data(Part):
+class Faces(Part):
     fingerprint: str
+
+
+class Data(Faces):
     classes: list[str]
     test: Count
     tested_on: str
@@ -100,7 +103,7 @@ class Provenance(Part):
 class Finished(Part):
     key: str
     status: Literal["finished"]
-    data: Data
+    data: Faces
     provenance: Provenance
 
 
@@ -108,6 +111,7 @@ class Trained(Finished):
     kind: Literal["run"]
     config: Configuration
     constants: dict[str, Any] = {}
+    data: Data
     split: Split
     start: Start
     metrics: Heads

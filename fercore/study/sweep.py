@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from fercore import files, methods, text
+from fercore import encoders, files, text
 from fercore.config import Run
 from fercore.data import expressions, prepare
-from fercore.errors import UserError
+from fercore.errors import RunFailed, UserError
 from fercore.study import cost, dumps, identity, records, runs, starts, workers
 from fercore.study.identity import Place
 from fercore.study.profiles import Profile
+from fercore.training import loop, pretrained
 
 
 def missing(
@@ -37,7 +38,35 @@ def missing(
     return [config for config in wanted if config.key in again]
 
 
-def notices(study: Profile, wanted: Iterable[Run], device: str = "auto", stale: str = "keep") -> Iterator[str]:
+def failed(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[tuple[Run, Mapping]]:
+    """Missing runs whose last try failed, each with its record; none without the data, as nothing is tried then."""
+    last = {record["key"]: record for record in records.read(study.records) if record["status"] == "failed"}
+    if not last or not ready(study):
+        return []
+    return [(config, last[config.key]) for config in missing(study, wanted, device) if config.key in last]
+
+
+def given_up(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> list[Run]:
+    """Runs that failed as they would be made here, by this code: not tried again where that is not asked for."""
+    some, here = failed(study, wanted, device), Place(study.data_root, study.results, device)
+    same = [(config, record) for config, record in some if record.get("identity") and not records.stale(record)]
+    return [config for config, record in same if not identity.apart(record["identity"], here.identity(config))]
+
+
+def judge(study: Profile, wanted: Iterable[Run] | None = None, device: str = "auto") -> None:
+    """Raises RunFailed where some of these runs have failed, with a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for config, record in failed(study, wanted, device):
+        name = f"{config.method}/{config.labels or 'all'}/{config.seed}"
+        reasons.setdefault(record["error"].splitlines()[0], []).append(name)
+    if reasons:
+        lines = [f"  {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in reasons.items()]
+        raise RunFailed("\n".join([f"{study.records}: {sum(map(len, reasons.values()))} runs failed", *lines]))
+
+
+def notices(
+    study: Profile, wanted: Iterable[Run], device: str = "auto", stale: str = "keep", retry: bool = False
+) -> Iterator[str]:
     """Lines on runs that are on record, and yet are not what they would be if they were made now."""
     if not ready(study):
         return
@@ -53,6 +82,8 @@ def notices(study: Profile, wanted: Iterable[Run], device: str = "auto", stale: 
     if kept:
         said = "are made again" if stale == "redo" else "are kept; --stale redo makes them again"
         yield f"{kept} runs were made by earlier code and {said}"
+    if not retry and (tried := given_up(study, wanted, device)):
+        yield f"{len(tried)} runs failed before by this code and are not tried again; --retry tries them"
 
 
 def ready(study: Profile) -> bool:
@@ -68,12 +99,14 @@ def complete(
     keep_weights: bool = False,
     dump: int = 0,
     stale: str = "keep",
+    retry: bool = False,
     processes: int = 1,
     progress: bool = True,
 ) -> list[dict]:
     """Make what is missing, the start first, and return all records of the profile.
 
-    A run that earlier code made is kept, or with `stale` "redo" made again.
+    A run that earlier code made is kept, or with `stale` "redo" made again; one that failed by this code is made again
+    with `retry`.
 
     With `keep_weights` and `dump`, what is made leaves its weights and its dump; what has its record does not.
     Several processes share the device and take the runs one after another.
@@ -83,16 +116,27 @@ def complete(
     fails leaves a record with its error and does not stop the others; bad input (UserError) and Ctrl-C do. Both leave
     every finished run on disk.
     """
-    if ready(study) and (todo := missing(study, wanted, device, stale)):
-        for config in todo:
-            methods.resolve(config.method, config.options)  # a wrong name is said before hours of pre-training
+    if ready(study):
+        without = set() if retry else set(given_up(study, wanted, device))
+        todo = [config for config in missing(study, wanted, device, stale) if config not in without]
         own = study.shared.get("text", Run.text)
         if todo := [config for config in ordered(todo) if config.text == own or at_hand(config.text)]:
+            fit(study, todo)
             begin(study, device=device, progress=progress)
             place = {"data_root": study.data_root, "results": study.results, "device": device}
             place |= {"keep_weights": keep_weights, "dump": dump, "stale": stale}
             workers.make(study.name, todo, place, processes=processes, progress=progress)
     return records.with_repeats(study.records)
+
+
+def fit(study: Profile, todo: Iterable[Run]) -> None:
+    """Raises UserError for a run that these faces, words or weights cannot make: not at its turn, but at once."""
+    here = Place(study.data_root, study.results)
+    for config in todo:
+        loop.inputs(config, here.data(config))
+    for one in {config.encoder: config for config in todo}.values():
+        if start := here.start(one):
+            pretrained.load(encoders.backbone(one.encoder)[0], start)
 
 
 @cache
@@ -129,6 +173,7 @@ def dump(
     done = records.finished(records.read(study.records)).get(config.key)
     if done is None:
         complete(study, [config], device=device, dump=size, progress=progress)
+        judge(study, [config], device)
         return dumps.read(study.results, config)
     begin(study, device=device, progress=progress)
     folder = study.results / "dumps" / config.key

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from fercore import files
 from fercore.config import Run
-from fercore.data import prepare
+from fercore.data import checked, prepare
 from fercore.encoders import ImageEncoder
 from fercore.errors import UserError
 from fercore.methods import resolve
@@ -33,6 +33,9 @@ class Target:
 
     dataset: str
     options: dict
+
+    def __post_init__(self):
+        checked(self.dataset, self.options)
 
     def key(self, run: str) -> str:
         """Key of the record of this run on this target."""
@@ -61,9 +64,9 @@ def restore(record: Mapping, results: Path, device: torch.device) -> tuple[Image
         kept = checkpoint.load(path, device)
     except UserError as error:
         raise UserError(f"{error}; delete it, and this command says how to make it again") from None
-    if other := identity.apart(kept["about"], identity.of_record(record)):
-        raise UserError(f"{path}: is of a run with other {' and '.join(other)} than the one on record")
     try:
+        if other := identity.apart(kept["about"], identity.of_record(record)):
+            raise UserError(f"{path}: is of a run with other {' and '.join(other)} than the one on record")
         return classifier(config, len(record["data"]["classes"]), kept["model"]), kept["state"]
     except (RuntimeError, KeyError, TypeError):
         raise UserError(f"{path}: not the weights of run {record['key']} ({config.method})") from None

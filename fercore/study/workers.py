@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import torch
 from filelock import Timeout
@@ -24,8 +23,10 @@ from tqdm.auto import tqdm
 
 from fercore import data
 from fercore.config import Run
-from fercore.errors import UserError
+from fercore.errors import RunFailed, UserError
 from fercore.study import cost, records, runs
+from fercore.study.identity import Place
+from fercore.training import devices
 
 SPAWN = multiprocessing.get_context("spawn")
 EVERY = 0.5  # seconds between two words of a process on its run
@@ -58,14 +59,22 @@ def attempt(config: Run, place: dict, watch: Callable[[int], None] | None = None
         return None
     except (UserError, OSError):  # the user's to mend: a full disk fails every run
         raise
+    except RunFailed as error:
+        return failed(config, place, str(error))
     except Exception as error:
-        return failed(config, place["results"], f"{type(error).__name__}: {error}")
+        return failed(config, place, f"{type(error).__name__}: {error}")
 
 
-def failed(config: Run, results: Path, error: str) -> dict:
-    """Put a failed run on record."""
-    record = {"key": config.key, "kind": "run", "status": "failed", "config": config.to_dict(), "error": error[:500]}
-    records.append(results / "records.jsonl", record)
+def failed(config: Run, place: dict, error: str) -> dict:
+    """Put a failed run on record, with what it would have been and the code that failed."""
+    here = Place(place["data_root"], place["results"], place["device"])
+    made = records.provenance(here.device, devices.precision(config.precision, here.device), 0.0, 0)
+    record = {
+        **{"key": config.key, "kind": "run", "status": "failed", "config": config.to_dict(), "error": error[:500]},
+        "identity": here.identity(config),
+        "provenance": {name: value for name, value in made.items() if not name.startswith("seconds")},
+    }
+    records.append(place["results"] / "records.jsonl", record)
     return record
 
 
@@ -132,7 +141,7 @@ def share(todo: list[Run], count: int, place: dict, bar: Progress) -> None:
                 give(line, under_way[line][1])
             for line in wait(list(under_way)):
                 process, config = under_way[line]
-                said = hear(line, process, config, place["results"])
+                said = hear(line, process, config, place)
                 if isinstance(said, int):
                     bar.step(config, said)
                     continue
@@ -164,13 +173,13 @@ def give(line: Connection, config: Run | None) -> None:
         line.send(config)
 
 
-def hear(line: Connection, process: BaseProcess, config: Run, results: Path) -> int | dict | Exception | None:
+def hear(line: Connection, process: BaseProcess, config: Run, place: dict) -> int | dict | Exception | None:
     """What a process says of its run: steps done, the record, what the user must mend, or that another sweep has it."""
     try:
         return line.recv()
     except (EOFError, OSError):
         process.join()
-        return failed(config, results, f"its process ended with exit code {process.exitcode}")
+        return failed(config, place, f"its process ended with exit code {process.exitcode}")
 
 
 def start(place: dict, threads: int) -> tuple[Connection, BaseProcess]:

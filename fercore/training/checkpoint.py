@@ -18,6 +18,10 @@ class Checkpoint:
     every: int = 200
     about: dict = field(default_factory=dict)  # what the run is made from; it is kept in the file
 
+    def __post_init__(self):
+        if self.every < 1:
+            raise UserError(f"checkpoint_every: {self.every}; expected a number of steps")
+
     def save(self, state: dict) -> None:
         """Write tensors and plain values; a crash leaves the checkpoint before or this one."""
         save(self.path, state | {"about": self.about})
@@ -55,7 +59,7 @@ def load(path: Path, device: torch.device) -> dict:
     try:
         content = io.BytesIO(files.unseal(path.read_bytes()))
         return torch.load(content, map_location=device, weights_only=True)
-    except PermissionError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # what torch raises on damaged bytes has no common base
         raise UserError(f"{path}: damaged ({reason(error)})") from None

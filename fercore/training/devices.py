@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fercore.errors import UserError
 
-PRECISIONS = ("auto", "fp32", "bf16")
 BF16 = ("amx_bf16", "avx512_bf16")  # instructions that multiply in bf16
 # Parameters of mallopt, from glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
@@ -41,10 +40,12 @@ def choose(name: str = "auto") -> torch.device:
         chosen = torch.device(name)
     except RuntimeError:
         raise UserError(f"device: {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
-    if chosen.type not in ("cpu", "cuda"):
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cpu" and chosen.index is not None):
         raise UserError(f"device: {name} is not supported; use auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {name} was asked for and torch sees no CUDA device here")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"device: {name} was asked for and torch sees {count} here, counted from cuda:0")
     if chosen.type == "cpu":
         keep_freed_memory()
     # With its number, as tensors report it: torch.device("cuda") != torch.device("cuda:0").
@@ -54,11 +55,8 @@ def choose(name: str = "auto") -> torch.device:
 def precision(asked: str, device: torch.device) -> str:
     """ "bf16" or "fp32", for the backbone: as asked, or under "auto" bf16 where the hardware multiplies in it.
 
-    On a CPU that is AMX or AVX512_BF16; without either bf16 is emulated and slower than fp32. Raises UserError for
-    another word.
+    On a CPU that is AMX or AVX512_BF16; without either bf16 is emulated and slower than fp32.
     """
-    if asked not in PRECISIONS:
-        raise UserError(f"precision: {asked!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if asked != "auto":
         return asked
     if device.type == "cuda":

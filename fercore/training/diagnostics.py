@@ -1,12 +1,17 @@
 """What is seen of the pseudo-labels while a run trains. Hidden labels enter here and nowhere else."""
 
+import math
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
 from fercore.data.faces import UNKNOWN
+from fercore.errors import RunFailed
 from fercore.fusion import fuse
 from fercore.methods.api import Step
+
+HINT = "; a smaller lr or fp32 may help"
 
 
 def share(some: int, of: int) -> float | None:
@@ -19,19 +24,28 @@ class Tally:
 
     def __init__(self):
         self.sums: dict[str, Tensor] = {}
-        self.broken = torch.tensor(-1)  # first step whose loss was not finite
+        self.added = 0  # steps since the tally was made
+        self.broken = torch.zeros((), dtype=torch.int64)  # the first of them with a loss that is not finite; 0: none
+        self.terms: list[str] = []
+        self.losses = torch.zeros(0)  # of that step, or of the last one
 
-    def check(self) -> None:
-        """Read whether a loss was not finite. Raises ArithmeticError with its step."""
-        if (step := int(self.broken)) >= 0:
-            raise ArithmeticError(f"loss is not finite at step {step}; a smaller lr or fp32 may help")
+    def check(self, model: nn.Module, done: int) -> None:
+        """Whether all losses, and the weights after step `done`, are finite. Raises RunFailed. Waits for the device."""
+        if first := int(self.broken):
+            losses = zip(self.terms, self.losses.tolist())
+            said = ", ".join(f"{name} {value}" for name, value in losses if not math.isfinite(value))
+            raise RunFailed(f"loss is not finite at step {done - self.added + first}: {said}{HINT}")
+        weights = model.state_dict()
+        finite = torch.stack([tensor.isfinite().all() for tensor in weights.values()]).tolist()
+        if wrong := [name for name, fine in zip(weights, finite) if not fine]:
+            raise RunFailed(f"weights are not finite after step {done}: {wrong[0]}{HINT}")
 
-    def add(self, number: int, step: Step, truth: Int64[Tensor, " m"] | None) -> None:
-        """Count step `number`; `truth` are the hidden labels of its unlabelled batch."""
+    def add(self, step: Step, truth: Int64[Tensor, " m"] | None) -> None:
+        """Count a step; `truth` are the hidden labels of its unlabelled batch. Nothing here waits for the device."""
+        self.added += 1
+        self._watch({"total": step.total} | step.losses)
         values = {f"loss/{name}": value.detach() for name, value in step.losses.items()}
         values |= {"loss/total": step.total.detach(), "steps": torch.ones_like(step.total)}
-        finite = torch.isfinite(step.total.detach())
-        self.broken = torch.where((self.broken < 0) & ~finite, number, self.broken.to(finite.device))
         if step.target is not None:
             pseudo_label, keep = step.target.argmax(1), step.keep
             known = truth != UNKNOWN
@@ -45,6 +59,14 @@ class Tally:
                 values["level/fused"] = (fuse(step.levels).argmax(1) == truth).sum()
         for key, value in values.items():
             self.sums[key] = self.sums[key] + value if key in self.sums else value
+
+    def _watch(self, losses: dict[str, Tensor]) -> None:
+        values = torch.stack([value.detach().to(losses["total"]) for value in losses.values()])
+        if self.terms != list(losses):
+            self.terms, self.losses, self.broken = list(losses), values, self.broken.to(values.device)
+        sound = self.broken == 0
+        self.losses = torch.where(sound, values, self.losses)
+        self.broken = torch.where(sound & ~values.isfinite().all(), self.added, self.broken)
 
     def read(self) -> dict:
         """Means since the last call: loss, kept fraction, pseudo-label accuracies, kept per class."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fercore import text
+from fercore import encoders, text
 from fercore.config import Run
 from fercore.data import splits
 from fercore.data.faces import UNKNOWN
@@ -41,16 +41,29 @@ class Outcome(NamedTuple):
     precision: str
 
 
-def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.device, log: int = 0) -> Training:
-    """Draw the split, build model and state, load the start. Raises UserError for what does not fit together."""
-    method, options = resolve(config.method, config.options)
-    classes = data.faces.classes
+def check(config: Run) -> tuple[ModuleType, object]:
+    """The method and its constants. Raises UserError for a name that the package does not know; needs no data."""
+    encoders.known(config.encoder)
+    text.known(config.text)
+    return resolve(config.method, config.options)
+
+
+def inputs(config: Run, data: Data) -> tuple[splits.Split, Tensor | None]:
+    """The split of a run's faces, and its prompt table [k, t]. Raises UserError for what does not fit together."""
+    method, options = check(config)
     split = splits.of(config, data)
     if not len(split.unlabelled) and any(views(method, options).values()):
         raise UserError(f"{config.method}: with {config.labels} labels no face is left unlabelled")
-    faces = pixels(data, split, device)
     uses_text = getattr(method, "uses_text", lambda options: False)(options)
-    table = text.table(config.text, config.prompt, classes).to(device) if uses_text else None
+    return split, text.table(config.text, config.prompt, data.faces.classes) if uses_text else None
+
+
+def set_up(config: Run, data: Data, start: pretrained.Start, device: torch.device, log: int = 0) -> Training:
+    """Draw the split, build model and state, load the start. Raises UserError for what does not fit together."""
+    method, options = resolve(config.method, config.options)
+    classes, (split, table) = data.faces.classes, inputs(config, data)
+    table = None if table is None else table.to(device)
+    faces = pixels(data, split, device)
     precision = devices.precision(config.precision, device)
     model = ImageEncoder(
         config.encoder,
@@ -157,7 +170,7 @@ def train_step(run: Training, step: int) -> None:
             group["lr"] = schedule(run.config, step) * group.setdefault("initial_lr", group["lr"])
     result = update(run, inputs)
     run.ema.update(run.model, step)
-    run.tally.add(step, result, hidden)
+    run.tally.add(result, hidden)
 
 
 def update(run: Training, inputs: Batch) -> Step:
@@ -185,7 +198,8 @@ def run(
     """Train; an interrupted run goes on from its checkpoint and ends in the same record.
 
     `log`: so many unlabelled faces, of which each level's word is kept. It changes nothing of the training. `watch` is
-    told how many steps are done, after each. Raises UserError for inputs that do not fit together.
+    told how many steps are done, after each. Raises UserError for inputs that do not fit together, and RunFailed for a
+    training that diverges; its checkpoint of before stays.
     """
     training = set_up(config, data, start, device, log)
     evaluated = evenly(config.steps, config.evaluations)
@@ -205,7 +219,7 @@ def run(
             refresh(training)
             saves = checkpoint and (training.step % checkpoint.every == 0 or training.step == config.steps)
             if training.step in evaluated or saves:
-                training.tally.check()  # before a checkpoint takes the place of a sound one
+                training.tally.check(training.model, training.step)  # before a sound checkpoint is replaced
             if training.step in evaluated:
                 evaluate.log(training)
                 bar.set_postfix(accuracy=f"{training.history[-1]['classifier']['accuracy']:.3f}")

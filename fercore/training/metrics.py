@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fercore.errors import RunFailed
+
 
 def confusion(predicted: Int64[Tensor, " n"], truth: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, "k k"]:
     """Counts [k, k]: rows are the true classes, columns the predicted ones."""
@@ -39,7 +41,9 @@ def calibration_error(p: Float[Tensor, "n k"], truth: Int64[Tensor, " n"], bins:
 
 
 def evaluation(p: Float[Tensor, "n k"], truth: Int64[Tensor, " n"], step: int) -> dict:
-    """Everything the record says of one evaluation; accuracies are fractions."""
+    """Everything the record says of one evaluation; accuracies are fractions. Raises RunFailed for NaN."""
+    if not p.isfinite().all():
+        raise RunFailed(f"probabilities are not finite in the evaluation after step {step}")
     counts = confusion(p.argmax(1), truth, p.shape[1])
     return {
         "step": step,

@@ -86,17 +86,14 @@ def rename(state: dict[str, Tensor], known: set[str], keys: dict[str, str]) -> d
 def load(backbone: nn.Module, start: Start) -> float:
     """Copy what fits into the backbone and return the matched share of its tensors, 0 to 1.
 
-    Raises UserError when less than 90 % of the backbone is found under any known name.
+    Raises UserError when less than 90 % of the backbone is found under any known name, when its first layer does not
+    fit, and for weights that are not finite.
     """
     if start.tensors is None:
         return 0.0
     own = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     renamed = rename(start.tensors, set(own), start.names)
     fitting = {k: renamed[k] for k, v in own.items() if k in renamed and renamed[k].shape == v.shape}
-    first = next(iter(own))
-    if first in renamed and first not in fitting:
-        given, wanted = (" x ".join(map(str, tensor.shape)) for tensor in (renamed[first], own[first]))
-        raise UserError(f"{start.source}: its first layer, {first}, is {given}; the encoder's is {wanted}")
     matched = len(fitting) / len(own)
     if matched < LEAST_MATCH:
         missing = next(k for k in own if k not in fitting)
@@ -105,6 +102,12 @@ def load(backbone: nn.Module, start: Start) -> float:
             f"{missing}; the file has {next(iter(start.tensors))}); give a key map, e.g. start: {{file: PATH, "
             "keys: {'old.': 'new.'}}"
         )
+    first = next(iter(own))
+    if first not in fitting:
+        given, wanted = (" x ".join(map(str, there[first].shape)) if first in there else "" for there in (renamed, own))
+        raise UserError(f"{start.source}: the first layer, {first}, is {given or 'absent'}; the encoder's is {wanted}")
+    if wrong := next((name for name, tensor in fitting.items() if not tensor.isfinite().all()), None):
+        raise UserError(f"{start.source}: {wrong} holds NaN or infinite weights")
     backbone.load_state_dict(fitting, strict=False)
     return round(matched, 4)
 

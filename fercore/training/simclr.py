@@ -16,13 +16,15 @@ from tqdm.auto import tqdm
 
 from fercore import files
 from fercore.augment import contrastive
-from fercore.config import typed
+from fercore.config import Batch, Pixels, Plain, Positive, Precision, Seed, Share, Steps, Weight, Width, typed
+from fercore.data.faces import UNKNOWN
 from fercore.data.prepare import Data
 from fercore.encoders import ImageEncoder
-from fercore.errors import UserError
 from fercore.losses import info_nce
+from fercore.methods.api import Step
 from fercore.training import devices, probe
 from fercore.training.checkpoint import Checkpoint
+from fercore.training.diagnostics import Tally
 from fercore.training.rng import batch_indices, generator
 
 
@@ -31,24 +33,22 @@ class Pretrain:
     """One self-supervised training. Its key names the start in every run that uses it."""
 
     dataset: str
-    steps: int
-    image_size: int
-    dataset_options: dict = field(default_factory=dict)
+    steps: Steps
+    image_size: Pixels
+    dataset_options: Plain = field(default_factory=dict)
     encoder: str = "resnet18"
-    batch: int = 256
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup: float = 0.05  # share of the steps; then a cosine to zero
-    temperature: float = 0.2
-    projection: int = 128
-    seed: int = 0
-    precision: str = "auto"
+    batch: Batch = 256
+    lr: Positive = 1e-3
+    weight_decay: Weight = 1e-4
+    warmup: Share = 0.05  # share of the steps; then a cosine to zero
+    temperature: Positive = 0.2
+    projection: Width = 128
+    seed: Seed = 0
+    precision: Precision = "auto"
     drop_duplicates: bool = True
 
     def __post_init__(self):
         vars(self).update(typed(Pretrain, vars(self)))
-        if self.steps < 1 or self.batch < 2:
-            raise UserError(f"steps must be at least 1 and batch at least 2, got {self.steps} and {self.batch}")
 
     @property
     def key(self) -> str:
@@ -82,7 +82,7 @@ def run(
     checkpoint: Checkpoint | None = None,
     progress: bool = True,
 ) -> Outcome:
-    """Train; an interrupted call goes on from its checkpoint."""
+    """Train; an interrupted call goes on from its checkpoint. Raises RunFailed where it diverges."""
     images = devices.resident(data.faces.images, device)
     pool = torch.from_numpy(data.pool)
     precision = devices.precision(config.precision, device)
@@ -102,7 +102,7 @@ def run(
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         first, before, history = saved["step"], saved["seconds"], saved["history"]
-    started, total, counted = time.perf_counter(), torch.zeros((), device=device), 0
+    started, tally = time.perf_counter(), Tally()
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="pretrain", disable=not progress)
     for step in bar:
         rows = batch_indices(pool, config.batch, step, config.seed, "pretrain")
@@ -114,11 +114,11 @@ def run(
         optimiser.param_groups[0]["lr"] = rate(config, step)
         optimiser.step()
         optimiser.zero_grad()
-        total, counted = total + loss.detach(), counted + 1
+        tally.add(Step(loss, {}), None)
         if (step + 1) % every == 0 or step + 1 == config.steps:
-            history.append({"step": step + 1, "loss": round(float(total) / counted, 5)})
+            tally.check(model, step + 1)  # before a sound checkpoint is replaced
+            history.append({"step": step + 1, "loss": tally.read()["loss"]["total"]})
             bar.set_postfix(loss=f"{history[-1]['loss']:.3f}")
-            total, counted = torch.zeros((), device=device), 0
             if checkpoint:
                 seconds = before + time.perf_counter() - started
                 state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history}
@@ -138,8 +138,9 @@ def worth(model: ImageEncoder, data: Data, images: Tensor, size: int) -> dict:
     """Test accuracy of a linear probe and of 20 nearest neighbours on the frozen features."""
     where = next(model.parameters()).device
     labels = torch.from_numpy(data.faces.labels)
-    train, test = (probe.features(model, images, torch.from_numpy(rows), size) for rows in (data.pool, data.test))
-    known, truth = labels[data.pool].to(where), labels[data.test].to(where)
+    pool = data.pool[data.faces.labels[data.pool] != UNKNOWN]
+    train, test = (probe.features(model, images, torch.from_numpy(rows), size) for rows in (pool, data.test))
+    known, truth = labels[pool].to(where), labels[data.test].to(where)
     return {
         "linear_probe": round(probe.linear_probe(train, known, test, truth), 4),
         "knn": round(probe.nearest_neighbours(train, known, test, truth), 4),
