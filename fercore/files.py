@@ -23,19 +23,17 @@ def digest(data: bytes) -> str:
 
 
 HERE = digest(platform.node().encode())[:8]  # this machine: several may share a folder
-
-
 TEMPORARY = re.compile(r"\..+\.(?:(?P<machine>[0-9a-f]{8})-)?(?P<process>\d+)\.tmp")
 
 
 def _abandoned(left: Path) -> bool:
     """Whether this is a temporary file of a dead process; of another machine's, whether it was long untouched."""
-    if not (named := TEMPORARY.fullmatch(left.name)):
+    if not (parts := TEMPORARY.fullmatch(left.name)):
         return False
     try:
-        if named["machine"] != HERE:
+        if parts["machine"] != HERE:
             return time.time() - left.stat().st_mtime > DAY
-        os.kill(int(named["process"]), 0)
+        os.kill(int(parts["process"]), 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # gone meanwhile, or somebody else's

@@ -417,6 +417,34 @@ def test_a_sweep_with_failed_runs_says_why_and_ends_with_1(call, profile, toy_ro
     assert call("sweep", *where, "--seeds", 0, "--labels", 9)[0] == 1
 
 
+TABLE = "10_table2_components"
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Notebooks that reproduce has made; none is."""
+    made, papermill = [], pytest.importorskip("papermill")
+    monkeypatch.setattr(papermill, "execute_notebook", lambda source, target, **how: made.append(source))
+    return made
+
+
+def test_reproduce_makes_its_notebooks_and_then_says_what_failed(call, profile, toy_root, tmp_path, made):
+    path = profile(labels=[9], seeds=[0], methods=["supervised"], lr=1e30, notebooks={TABLE: {}})
+    for options, lines in (((), 1), ((), 1), (("--retry",), 2)):
+        code, out, err = call("reproduce", path, *place(toy_root, tmp_path)[:4], *options)
+        assert code == 1 and len(records.read(tmp_path / "results" / "records.jsonl")) == lines
+        assert any(line.startswith("  supervised/9/0: loss is not finite at step 2") for line in err)
+        assert any(line.endswith("--retry tries them") for line in out) == (lines == 1 and len(made) == 2)
+    assert len(made) == 3 and TABLE in made[0]
+
+
+def test_reproduce_refuses_a_parameter_that_its_notebook_does_not_have(refused, profile, toy_root, tmp_path, made):
+    path = profile(notebooks={TABLE: {"bugdets": [9]}})
+    line = refused("reproduce", path, *place(toy_root, tmp_path)[:4])
+    assert f"notebooks: {TABLE} has no parameter bugdets; it has profile" in line
+    assert made == [] and not (tmp_path / "results").exists()
+
+
 def test_a_selection_without_any_run_is_refused(refused, profile, toy_root, tmp_path):
     line = refused("sweep", profile(), *place(toy_root, tmp_path), "--seeds", 9)
     assert "toy.yaml: there is no run of these methods, labels and seeds" in line

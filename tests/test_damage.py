@@ -11,6 +11,7 @@ import pytest
 import synthetic
 import torch
 import toy
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fercore import files, paths, tensors, text
@@ -18,6 +19,7 @@ from fercore.data import faces
 from fercore.errors import UserError
 from fercore.study import dumps, features, profiles, records, runs, schema, starts, sweep
 from fercore.training import loop
+from fercore.training.checkpoint import Checkpoint
 
 ONE, TWO = (synthetic.run("sitfer", seed) for seed in range(2))
 START, TESTED = synthetic.pretrain(), synthetic.transfer(ONE, "ckplus", 0.5)
@@ -26,6 +28,7 @@ SPOILS = {
     "empty": lambda b: b"",
     "text": lambda b: b"hello, this is text",
     "half": lambda b: b[: len(b) // 2],
+    "a word": lambda b: b.replace(b"own", b"two") if b"own" in b else b[:-1] + bytes([b[-1] ^ 1]),
     "zeros": lambda b: b[: len(b) // 2] + bytes(64) + b[len(b) // 2 + 64 :],
 }
 spoilt = pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
@@ -215,10 +218,8 @@ def test_tensors_that_are_not_what_was_written_are_refused(at, tmp_path):
     data = bytearray(path.read_bytes())
     data[int(at * len(data)) if 0 < at < 1 else at] ^= 1
     path.write_bytes(data)
-    with pytest.raises(Exception, match=r"") as error:
+    with pytest.raises((ValueError, SafetensorError)):
         tensors.load(path)
-        raise AssertionError("read")
-    assert str(error.value) != "read"
 
 
 def test_equal_tensors_are_equal_files_and_those_of_other_programs_are_read(tmp_path):
@@ -394,6 +395,12 @@ def test_what_the_system_refuses_is_one_line(command, fault, profile, toy_root, 
     kept = [p for p in (results / "records.jsonl", tmp_path / "moved/records.jsonl", results / "moved") if p.is_file()]
     assert [p.read_bytes() for p in kept] == [before]
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_that_cannot_store_its_checkpoint_is_not_called_failed(profile, toy_root, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(Checkpoint, "save", no_space)
+    typed = commands(profile(methods=["supervised"]), toy_root, tmp_path / "results", None)["sweep"]
+    assert "No space left on device" in refused(*typed) and not (tmp_path / "results/records.jsonl").exists()
 
 
 def test_a_run_whose_disk_was_full_goes_on_from_its_checkpoint(toy_root, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fercore import data, paths
+from fercore import data, files, paths
 from fercore.data import TEST, TRAIN, VALIDATION, check, folders, load, pictures
 from fercore.data.expressions import EXPRESSIONS
 from fercore.data.faces import duplicates_across, twins
@@ -379,6 +379,25 @@ def test_system_files_and_encodings_change_nothing(layout):
     report = check.check(name, place)
     assert not report["unreadable"]
     assert report["left_out"] == left | {"hidden, or the operating system's": 7 * len(inside)}
+
+
+@pytest.mark.parametrize(
+    "name, write, listed, one, other",
+    [
+        ("own", own, "labels.csv", ",a,", ",angry,"),  # the name of a class
+        ("own", own, "labels.csv", "b/1.png,b,", "b/1.png,a,"),  # a label
+        ("own", own, "labels.csv", "b/1.png,b,train", "b/1.png,b,validation"),
+        ("expw", expw, "label/label.lst", "angry man_0.png 0 2", "angry man_0.png 0 3"),  # a box
+        ("rafdb", rafdb, "basic/EmoLabel/list_patition_label.txt", "train_00001.jpg 1", "train_00001.jpg 2"),
+    ],
+)
+def test_what_a_list_says_is_in_the_fingerprint(root, name, write, listed, one, other):
+    write(root)
+    place = root / listed if name == "own" else root
+    before, text = load(name, place), (root / listed).read_text()
+    assert one in text
+    (root / listed).write_text(text.replace(one, other))
+    assert load(name, place).fingerprint != before.fingerprint
 
 
 def test_what_lies_beside_is_left_out_and_what_is_read_is_not(layout):

@@ -73,8 +73,7 @@ def test_from_another_start_file_it_is_another_run(toy_root, tmp_path):
 def test_with_another_constant_of_its_method_it_is_another_run(toy_root, tmp_path, monkeypatch):
     config = toy.config("fixmatch", steps=2)
     first = make(config, toy_root, tmp_path)
-    module, options = runs.resolve("fixmatch", {})
-    monkeypatch.setattr(module, "Config", lambda **given: replace(options, tau=0.5), raising=True)
+    module, options = identity.resolve("fixmatch", {})
     monkeypatch.setattr(identity, "resolve", lambda *_: (module, replace(options, tau=0.5)))
     assert identity.Place(toy_root, tmp_path, "cpu").record(config) is None and first["constants"]["tau"] != 0.5
 

@@ -263,7 +263,7 @@ def test_best_last_and_selected(toy_root, monkeypatch):
     monkeypatch.setattr(evaluate, "predict", predict)
     monkeypatch.setattr(metrics, "evaluation", evaluation)
     for training.step in range(6):
-        training.tally.add(training.step, Step(torch.zeros(()), {"labelled": torch.zeros(())}), None)
+        training.tally.add(Step(torch.zeros(()), {"labelled": torch.zeros(())}), None)
         evaluate.log(training)
     out = evaluate.summary(training)
     assert out["fused"] is None

@@ -48,7 +48,7 @@ def training(slots: int, *, size: int, native: int, batch: int, device: torch.de
     images = draw.integers(0, 256, (slots, 3, native, native), np.uint8)
     labels, split = draw.integers(0, CLASSES, slots), np.full(slots, TRAIN, np.int8)
     faces = Faces("random", images, labels, split, EXPRESSIONS, everyone.astype(str), "")
-    run = loop.set_up(config, Data(faces, everyone, everyone[:0], 0), Start(), device)
+    run = loop.set_up(config, Data(faces, everyone, everyone[:0], 0, everyone), Start(), device)
     return with_memory(run, slots)
 
 

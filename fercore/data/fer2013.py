@@ -79,7 +79,7 @@ def of_folders(root: Path) -> Table:
     rows, there = [], parts(root)
     for name in there:
         part = TEST if name == "validation" and "test" not in there else FOLDERS[name]
-        rows += pictures.class_folders(root, root / name, part, expressions.EXPRESSIONS, expressions.spelled)
+        rows += pictures.class_folders(root, root / name, part)
     files, labels, split = pictures.columns(rows)
     whole = "PublicTest and PrivateTest (folder test)" if "validation" not in there else f"folder {there[-1]}"
     return Table(expressions.EXPRESSIONS, labels, split, files, notes={"test": whole})

@@ -8,7 +8,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,7 +100,7 @@ def left_out(root: Path, read: Collection[str]) -> Counter[str]:
         if file.as_posix() not in read:
             why[_reason(entry, file)] += 1
     places = subfolders(root)
-    for folder in [*places, *chain.from_iterable(map(subfolders, places))]:
+    for folder in [*places, *(inner for place in places for inner in subfolders(place))]:
         if next(walk(folder, every=True), None) is None:
             why[f"the folder {shown(folder.relative_to(root).as_posix())} is empty"] += 1
     return why
@@ -142,7 +141,10 @@ def contents(root: Path, *parts: str, suffixes: tuple[str, ...] = SUFFIXES) -> d
         else:
             states[part] = _state(place)
     kept = paths.cache() / "hashes" / files.digest(json.dumps([os.path.realpath(root), parts]).encode())
-    known = _kept(kept)
+    try:
+        known = json.loads(files.unseal(kept.read_bytes()))
+    except (OSError, ValueError):  # missing, or damaged
+        known = {}
     doubted = [name for name, state in states.items() if state and known.get(name, [None])[:-1] != state]
     new = dict(zip(doubted, parallel(lambda i: _hash(root / doubted[i]), len(doubted), "hashes")))
     hashes = {name: new[name] if name in new else known[name][-1] if state else "" for name, state in states.items()}
@@ -168,13 +170,6 @@ def _hash(file: Path) -> str:
         return files.sha256(file)[:16]
     except OSError:
         return ""
-
-
-def _kept(file: Path) -> dict[str, list]:
-    try:
-        return json.loads(files.unseal(file.read_bytes()))
-    except (OSError, ValueError):
-        return {}
 
 
 def parallel(work: Callable[[int], T], count: int, what: str) -> Iterator[T]:

@@ -13,14 +13,14 @@ from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from fercore import paths
+from fercore.data.expressions import EXPRESSIONS, spelled
 from fercore.data.faces import UNKNOWN, UNLABELLED, Source, Table, digest
 from fercore.data.folders import HEIC, SUFFIXES, below, contents, left_out, parallel, shown, subfolders
 from fercore.errors import UserError, reason
 
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 BACKDROP = 127  # grey: behind transparent pixels, and beside photographs that are not square
-# How files of a telephone begin, after their length.
-HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
+HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")  # bytes 4 to 12 of such a file
 ORIENTATION = 0x0112  # the EXIF tag: a telephone held upright stores a picture that lies on its side
 TURNS = {  # what it says, from 2 to 8
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,29 +32,24 @@ TURNS = {  # what it says, from 2 to 8
     8: Image.Transpose.ROTATE_90,
 }
 # What Pillow raises on damaged bytes.
-DAMAGE = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error),
-    *(Image.DecompressionBombError,),
-)
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 LISTS = "`python -m fercore data NAME ROOT` lists all such"
 LEAVE = f"fetch it again or leave it out ({LISTS})"
 LARGEST = 1024  # px: longer sides are resized even where all photographs share them, or a phone's would fill the disk
 
 
-def class_folders(
-    root: Path, place: Path, split: int, classes: tuple[str, ...], spelled: Callable[[str], str | None]
-) -> Iterator[tuple[str, int, int]]:
-    """(file below root, label, split) of every image in `place`/<class>/; UserError for a folder of no class."""
+def class_folders(root: Path, place: Path, split: int) -> Iterator[tuple[str, int, int]]:
+    """(file below root, label, split) of every image in `place`/<expression>/; UserError for another folder."""
     for path in subfolders(place):
-        if (name := spelled(path.name)) not in classes:
-            raise UserError(f"{shown(str(path))}: unknown class {path.name!r}; expected {', '.join(classes)}")
+        if (name := spelled(path.name)) is None:
+            raise UserError(f"{shown(str(path))}: unknown class {path.name!r}; expected {', '.join(EXPRESSIONS)}")
         for file in below(path):
-            yield file.relative_to(root).as_posix(), classes.index(name), split
+            yield file.relative_to(root).as_posix(), EXPRESSIONS.index(name), split
 
 
 def columns(rows: Iterable[tuple[str, int, int]]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """(file, label, split) rows as files, labels int64 [n], split int8 [n]."""
-    files, labels, split = zip(*rows) if (rows := list(rows)) else ((), (), ())
+    files, labels, split = zip(*rows) if (rows := [*rows]) else ((), (), ())
     return list(files), np.array(labels, np.int64), np.array(split, np.int8)
 
 

@@ -32,7 +32,7 @@ def source(root: str | Path | None) -> Source:
 def table(root: Path, places: dict[int, str]) -> Table:
     rows = []
     for split, place in places.items():
-        rows += pictures.class_folders(root, root / place, split, expressions.EXPRESSIONS, expressions.spelled)
+        rows += pictures.class_folders(root, root / place, split)
     files, labels, split = pictures.columns(rows)
     notes = {"test": places[TEST], "train": places[TRAIN]}
     return Table(expressions.EXPRESSIONS, labels, split, files, notes=notes)
