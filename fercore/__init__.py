@@ -7,12 +7,12 @@ parts       encoders, convolution, dlib_resnet, text, memory, fusion, losses, au
             (what the papers name)
 data        faces, folders, lists, pictures, splits, expressions, prepare, check, portrait; and a file for each data set
 methods     api (what a method is), code; and a file for each method, its equations at the head
-training    loop (the only one), state, views, frozen, ema, evaluate, metrics, diagnostics, levels, pretrained, dlib_weights,
-            simclr, probe, geometry, checkpoint, devices, rng, timing
+training    loop (the only one), state, views, frozen, ema, evaluate, metrics, diagnostics, levels, pretrained,
+            dlib_weights, simclr, probe, geometry, checkpoint, devices, rng, timing
 study       profiles, plan, runs, identity, starts, records, schema, dumps, features, transfer, sweep, workers, cost,
             dry_run, reproduce
-analysis    claims (published numbers), tables, pairs, comparison, significance, judgement, ablations, prompts, paper_vs_code,
-            discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
+analysis    claims (published numbers), tables, pairs, comparison, significance, judgement, ablations, prompts,
+            paper_vs_code, discrepancies, pseudo_labels, feature_maps, one_step, repeated_runs
 report      printing, figures, inline, comparison_figures, ablation_figures, prompt_figures, audit_figures,
             pseudo_label_figures, feature_map_figures, explorer, readme, choices
 bench       step, methods, released (the authors' arithmetic, to be measured against)
