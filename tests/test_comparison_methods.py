@@ -5,6 +5,7 @@ each fault, were it made, would be found.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -508,7 +509,7 @@ def test_no_state_depends_on_the_evaluation_set(method, fault, toy_root, monkeyp
         if blank:
             images = training.views.images.clone()
             images[training.data.test] = 0
-            training.views = training.views._replace(images=images)
+            training.views = replace(training.views, images=images)
         loop.prepare(training)
         for step in range(2):
             loop.train_step(training, step)

@@ -256,7 +256,7 @@ def test_a_damaged_cache_is_decoded_again(part, spoil, cache, toy_root, tmp_path
     pixels = np.array(before.images)
     (place,) = cache.iterdir()
     whole = {path.name: path.read_bytes() for path in place.iterdir()}
-    faces._sha256.cache_clear()  # as in another process
+    files._sha256.cache_clear()  # as in another process
     spoil_file(place / part, spoil)
     after = toy.data(toy.config(), toy_root).faces
     assert np.array_equal(after.images, pixels) and after.fingerprint == before.fingerprint

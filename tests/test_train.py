@@ -28,7 +28,7 @@ from fercore.fusion import fuse
 from fercore.methods import METHODS, adacm, sitfer
 from fercore.methods.api import Step
 from fercore.study import profiles, records, runs, sweep
-from fercore.training import checkpoint, devices, evaluate, loop, metrics, views
+from fercore.training import checkpoint, devices, evaluate, loop, metrics
 from fercore.training.checkpoint import Checkpoint
 from fercore.training.diagnostics import Tally
 from fercore.training.ema import EMA
@@ -211,8 +211,8 @@ def test_one_view_more_does_not_shift_the_labelled_batches(toy_root, monkeypatch
 
 def test_slots_are_positions_in_the_pool_and_no_test_face_is_among_them(toy_root, monkeypatch):
     training, reached = toy.set_up(toy.config(), toy_root), set()
-    gather = views.Pixels.gather
-    monkeypatch.setattr(views.Pixels, "gather", lambda self, rows: reached.update(rows.tolist()) or gather(self, rows))
+    take = devices.take
+    monkeypatch.setattr(devices, "take", lambda images, rows, d: reached.update(rows.tolist()) or take(images, rows, d))
     pool, labels = training.data.pool, training.data.faces.labels
     for step in range(8):
         batch, hidden = loop.batch(training, step)
@@ -394,7 +394,7 @@ def test_hidden_labels_never_change_the_loss(toy_root):
             rows = training.data.pool[training.split.unlabelled]
             labels[rows] = labels[rows].roll(5)
             assert not torch.equal(labels, training.views.labels)
-            training.views = training.views._replace(labels=labels)
+            training.views = replace(training.views, labels=labels)
         loop.prepare(training)
         for step in range(8):
             loop.train_step(training, step)
