@@ -70,7 +70,7 @@ def resnet(name: str) -> Callable[[], nn.Module]:
 class Head(nn.Module):
     """Two layers on features of a frozen encoder [b, d, s, s]; read is the corner: s = 1, or 2 for turned views.
 
-    The features are standardised by `mean` and `deviation`, which are no weights. Width and depth are chosen.
+    The features are standardised by `mean` and `scale`, which are no weights. Width and depth are chosen.
     """
 
     WIDTH = 256
@@ -78,14 +78,14 @@ class Head(nn.Module):
     def __init__(self, features: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("scale", torch.ones(features))
         layers: list[nn.Module] = []
         for inputs in (features, self.WIDTH):
             layers += [nn.Linear(inputs, self.WIDTH), nn.BatchNorm1d(self.WIDTH), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "b d s s"]) -> Float[Tensor, "b 256"]:
-        return self.layers((x[:, :, 0, 0] - self.mean) / self.deviation)
+        return self.layers((x[:, :, 0, 0] - self.mean) * self.scale)
 
 
 class OnFrozen(nn.Module):

@@ -1,6 +1,7 @@
 """Frozen features: what is kept is what the encoder says, whole or gone on with; methods run on them unchanged."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import toy
 from safetensors.torch import save_file
 
 from fercore import augment
-from fercore.encoders import ImageEncoder
+from fercore.encoders import Head, ImageEncoder
 from fercore.errors import UserError
 from fercore.methods import METHODS
 from fercore.study import runs, transfer
@@ -116,6 +117,23 @@ def test_a_turn_brings_the_feature_of_the_turned_view_into_the_corner(toy_root, 
         kept = cache.strong[slot] if angle == 0 else cache.turned[slot, :, angle - 1]
         assert (torch.from_numpy(kept).float() == x[:, 0, 0]).all(1).any()
     assert all(view.shape[2:] == (2, 2) for view in (batch.labelled, *batch.weak, *batch.strong))
+
+
+def test_a_feature_that_hardly_varies_is_left_out(toy_root, start):
+    """One rare view with another value is no outlier of a million deviations."""
+    training = loop.set_up(config(), toy.data(config(), toy_root), start, toy.CPU)
+    faces = training.views.faces.clone()
+    faces[:, 3] = 0.5
+    seen = replace(training.views, faces=faces)
+    head = Head(WIDTH)
+    frozen.standardise(head, seen)
+    x = seen.faces[seen.pool[seen.unlabelled]].float()
+    assert head.scale[3] == 0 and head.scale[5] == pytest.approx(1 / x[:, 5].std().item(), rel=1e-4)
+    z = (x - head.mean) * head.scale
+    kept = head.scale > 0
+    torch.testing.assert_close(z[:, kept].std(0), torch.ones(int(kept.sum())), rtol=1e-3, atol=1e-3)
+    x[0, 3] = 900.0
+    assert ((x - head.mean) * head.scale).abs().max() < 100
 
 
 def test_two_views_of_a_step_are_different_ones(toy_root, start):

@@ -31,8 +31,10 @@ from fercore.training.pretrained import Start
 from fercore.training.rng import generator
 from fercore.training.views import AUGMENT, Features, split_of
 
+FORMAT = 1  # of what is kept; raise it when the code below draws or keeps other views
 BLOCK = 64  # faces at a time
-TURNED = 4  # strong views that are kept turned as well, at most
+TURNED = 4  # chosen: strong views that are kept turned as well, at most
+DEAD = 0.05  # chosen: of the median deviation; a feature below it is left out
 EVERY = 16  # blocks between two words of how many are done
 
 
@@ -77,11 +79,17 @@ def views(data: Data, split: Split, cache: Cache, device: torch.device, turns: b
 
 
 def standardise(head: Head, seen: Features) -> None:
-    """Mean and deviation of the unlabelled faces, or of the labelled ones where all are labelled."""
+    """Mean and deviation of the unlabelled faces, or of the labelled ones where all are labelled.
+
+    A feature that hardly varies is left out: a rare view in which it does would be thousands of deviations away, and
+    one such view in a batch spoils the averaged statistics of the head's batch norms for a thousand steps.
+    """
     slots = seen.unlabelled if len(seen.unlabelled) else seen.labelled
     x = seen.faces[seen.pool[slots]].float()
+    deviation = x.std(0)
+    varies = deviation > DEAD * deviation.median()
     head.mean.copy_(x.mean(0))
-    head.deviation.copy_(x.std(0).clamp_min(1e-6))
+    head.scale.copy_(torch.where(varies, 1 / deviation, 0.0))
 
 
 def place(key: str) -> Path:
@@ -91,9 +99,9 @@ def place(key: str) -> Path:
 
 def key(data: Data, about: Mapping) -> str:
     """Of what the features depend on: faces, start, encoder, size, precision, number of views, code of the views."""
-    code = files.digest(Path(augment.__file__).read_bytes() + Path(__file__).read_bytes())
+    code = files.digest(Path(augment.__file__).read_bytes())
     pool = files.digest(np.ascontiguousarray(data.pool, "<i8").tobytes())
-    return files.key_of({**about, "data": data.faces.fingerprint, "pool": pool, "code": code})
+    return files.key_of({**about, "data": data.faces.fingerprint, "pool": pool, "code": code, "format": FORMAT})
 
 
 @torch.inference_mode()
