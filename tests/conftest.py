@@ -34,6 +34,19 @@ def toy_root(tmp_path_factory):
 
 
 @pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """An empty cache for one test."""
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """An empty folder for a data set."""
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.fixture
 def profile(tmp_path, monkeypatch):
     """A function that writes toy.PROFILE with these changes (None: without the key) as toy.yaml; returns its path."""
     import toy

@@ -32,15 +32,7 @@ MANUAL = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "ang
 rng = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def root(tmp_path):
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 def noise(h=12, w=12, colour=True):

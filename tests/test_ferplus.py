@@ -20,15 +20,7 @@ TAGS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear
 LATER = ("contempt", "unknown", "NF", None)  # None: no majority
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def root(tmp_path):
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 def rows(usages=USAGES):

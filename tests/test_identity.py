@@ -13,7 +13,7 @@ import toy
 from PIL import Image
 from safetensors.torch import save_file
 
-from fercore import files
+from fercore import files, paths
 from fercore.analysis import tables
 from fercore.errors import UserError
 from fercore.study import identity, profiles, records, runs, starts, sweep, transfer
@@ -89,6 +89,17 @@ def test_a_run_of_earlier_code_is_kept_and_said_or_made_again(toy_root, tmp_path
         second = make(config, toy_root, tmp_path, stale="redo")
     assert (first["provenance"]["source"], second["provenance"]["source"]) == (here, "other")
     assert toy.content(first) == toy.content(second) and "code" not in set(tables.setting([first]).what)
+
+
+def test_every_part_counts_as_code(monkeypatch):
+    """Also one that is added: the import contracts know the parts."""
+    floor = next(line for line in (paths.ROOT / "pyproject.toml").read_text().splitlines() if "# the parts" in line)
+    parts = floor.split('"')[1].split(" : ")
+    read, plain = [], records.ast.parse
+    monkeypatch.setattr(records.Path, "read_bytes", lambda self: read.append(self) or b"")
+    monkeypatch.setattr(records.ast, "parse", lambda content: plain(""))
+    records.source_hash.__wrapped__()
+    assert sorted(p.stem for p in read if p.parent.name == "fercore") == sorted(parts)
 
 
 def test_comments_and_docstrings_are_no_code():

@@ -151,14 +151,16 @@ def add(path: Path, new: Iterable[Mapping], older: Iterable[Mapping] = ()) -> No
         files.write(path, before + have + behind)
 
 
-COMPUTES = ("augment", "convolution", "encoders", "fusion", "losses", "memory", "mixing", "schedules", "text")
+# Modules beside the parts that a paper names; a new one at the top is a part, and counts.
+BESIDE = ("__init__", "__main__", "cli", "config", "errors", "files", "paths", "strict", "tensors")
 
 
 @cache
 def source_hash() -> str:
     """Digest of the code that computes a run: the parts, methods and training. Comments and docstrings do not count."""
     folder = Path(__file__).parent.parent
-    code = [folder / f"{name}.py" for name in COMPUTES] + [*folder.glob("methods/*.py"), *folder.glob("training/*.py")]
+    code = [f for f in folder.glob("*.py") if f.stem not in BESIDE]
+    code += [*folder.glob("methods/*.py"), *folder.glob("training/*.py")]
     return files.key_of({f.relative_to(folder).as_posix(): _written(ast.parse(f.read_bytes())) for f in code})
 
 

@@ -66,11 +66,12 @@ def set_up(
     classes, (split, table) = data.faces.classes, inputs(config, data)
     table = None if table is None else table.to(device)
     precision = devices.precision(config.precision, device)
-    faces, matched, given = pixels(data, split, device), 0.0, 0
     if config.frozen:
         turns = getattr(method, "TURNS", False)
         cache, matched = frozen.of(config, data, start, precision, device, turns, progress)
         faces, given = frozen.views(data, split, cache, device, turns), cache.faces.shape[1]
+    else:
+        faces, given = pixels(data, split, device), 0
     model = ImageEncoder(
         config.encoder,
         len(classes),
